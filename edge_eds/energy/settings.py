@@ -1,0 +1,292 @@
+"""Steering settings: what a user asks for (`Steering`), and the complete settings of an energy file (`SteeringSpec`).
+
+Both are frozen and checked when made: a value out of its range raises SettingsError with one line that names it.
+`resolve` lays the one over the other. Nothing here knows about models, files or engines.
+
+The settings mean (network.descend has the formula, the runtime applies it):
+    eta at token k after the prompt's end = step_size * strength * decay**k
+    tokens with k >= n_tokens are not steered (n_tokens = 0: every new token is)
+    max_shift caps the whole move of a row, relative to |h| (0: no cap)
+    gate score <= benign descends "fr", score >= harmful descends "jb", in between nothing is steered
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from numbers import Integral, Real
+from typing import Any
+
+from edge_eds.energy.network import HEADS
+from edge_eds.errors import SettingsError
+
+ENGINES = ("auto", "native", "onnx")
+MAX_STRENGTH = 1e3
+MAX_STEPS = 1000
+
+
+def _number(
+    name: str, value: object, low: float = -math.inf, high: float = math.inf, above: bool = False
+) -> float:
+    """`value` as a finite float within low..high (above `low` itself when `above`)."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise SettingsError(f"{name} is {value!r}, expected a number")
+    number = float(value)
+    if not math.isfinite(number):
+        raise SettingsError(f"{name} is {number}, expected a finite number")
+    if number < low or number > high or (above and number == low):
+        lower = f"above {low:g}" if above else f"at least {low:g}"
+        upper = f" and at most {high:g}" if math.isfinite(high) else ""
+        raise SettingsError(f"{name} is {number:g}, expected {lower}{upper}")
+    return number
+
+
+def _integer(name: str, value: object, low: int, high: int | None = None) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise SettingsError(f"{name} is {value!r}, expected a whole number")
+    number = int(value)
+    if number < low or (high is not None and number > high):
+        raise SettingsError(
+            f"{name} is {number}, expected at least {low}{f' and at most {high}' if high else ''}"
+        )
+    return number
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise SettingsError(f"{name} is {value!r}, expected true or false")
+    return value
+
+
+def _layers(name: str, value: object) -> tuple[int, ...]:
+    """Distinct layer indices, ascending."""
+    if isinstance(value, str) or not isinstance(value, Collection):
+        raise SettingsError(f"{name} is {value!r}, expected a list of layer indices")
+    layers = tuple(sorted(_integer(name, il, 0) for il in value))
+    if not layers:
+        raise SettingsError(f"{name} is empty, expected at least one layer index")
+    if len(set(layers)) != len(layers):
+        raise SettingsError(f"{name} names a layer twice: {', '.join(map(str, layers))}")
+    return layers
+
+
+def _gate_bounds(benign: float, harmful: float) -> None:
+    if benign > harmful:
+        raise SettingsError(
+            f"gate_benign is {benign:g}, above gate_harmful {harmful:g}: nothing could be told apart"
+        )
+
+
+# one home for the range of each setting that both classes have
+_CHECKS: dict[str, Callable[[str, object], Any]] = {
+    "layers": _layers,
+    "steps": lambda name, value: _integer(name, value, 1, MAX_STEPS),
+    "step_size": lambda name, value: _number(name, value, 0, above=True),
+    "relative": _flag,
+    "covariance": _flag,
+    "n_tokens": lambda name, value: _integer(name, value, 0),
+    "decay": lambda name, value: _number(name, value, 0, 1),
+    "max_shift": lambda name, value: _number(name, value, 0),
+}
+
+
+@dataclass(frozen=True)
+class Steering:
+    """What a user asks for. None keeps the value that the energy file was tuned with.
+
+    strength scales every step (0: no steering at all, bit-identical to the plain model). The other fields replace
+    the field of the same name of SteeringSpec; gate_benign and gate_harmful those of its gate.
+    """
+
+    strength: float = 1.0
+    layers: tuple[int, ...] | None = None
+    steps: int | None = None
+    step_size: float | None = None
+    n_tokens: int | None = None
+    decay: float | None = None
+    max_shift: float | None = None
+    gate_benign: float | None = None
+    gate_harmful: float | None = None
+    engine: str = "auto"
+    relative: bool | None = None
+    covariance: bool | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "strength", _number("strength", self.strength, 0, MAX_STRENGTH))
+        for name, check in _CHECKS.items():
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, check(name, value))
+        for name in ("gate_benign", "gate_harmful"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, _number(name, value))
+        if self.gate_benign is not None and self.gate_harmful is not None:
+            _gate_bounds(self.gate_benign, self.gate_harmful)
+        if self.engine not in ENGINES:
+            raise SettingsError(f"engine is {self.engine!r}, expected one of {', '.join(ENGINES)}")
+
+
+@dataclass(frozen=True)
+class GateSpec:
+    """The gate, read once at the prompt's end: score = bias + sum over layers of weight * E_harm.
+
+    weights {il: weight}; benign <= harmful are the two bounds on the score.
+    """
+
+    bias: float
+    weights: Mapping[int, float]
+    benign: float
+    harmful: float
+
+    def __post_init__(self) -> None:
+        for name in ("bias", "benign", "harmful"):
+            object.__setattr__(self, name, _number(f"gate {name}", getattr(self, name)))
+        layers = _layers("gate layers", tuple(self.weights))
+        weights = {il: _number(f"gate weight of layer {il}", self.weights[il]) for il in layers}
+        object.__setattr__(self, "weights", weights)
+        _gate_bounds(self.benign, self.harmful)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(self.weights)
+
+    def __hash__(self) -> int:
+        return hash((self.bias, tuple(self.weights.items()), self.benign, self.harmful))
+
+
+@dataclass(frozen=True)
+class SteeringSpec:
+    """Complete settings, as an energy file stores them.
+
+    gate None: head "merged" is descended at every steered row. With a gate, `heads` are some of "fr" and "jb".
+    thresholds and targets {head: {il: energy}}: a row at or under its threshold is not written, a descent stops at
+    or under its target; a missing entry means that there is none.
+    """
+
+    gate: GateSpec | None
+    layers: tuple[int, ...]
+    heads: tuple[str, ...]
+    steps: int
+    step_size: float
+    thresholds: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    targets: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    relative: bool = True
+    covariance: bool = True
+    n_tokens: int = 0
+    decay: float = 1.0
+    max_shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, check in _CHECKS.items():
+            object.__setattr__(self, name, check(name, getattr(self, name)))
+        if isinstance(self.heads, str) or set(self.heads) - set(HEADS):
+            raise SettingsError(f"heads are {self.heads!r}, expected some of {', '.join(HEADS)}")
+        object.__setattr__(self, "heads", tuple(head for head in HEADS if head in self.heads))
+        usable = ("merged",) if self.gate is None else ("fr", "jb")
+        if not self.heads or set(self.heads) - set(usable):
+            without = "without a gate" if self.gate is None else "with a gate"
+            raise SettingsError(
+                f"heads are {', '.join(self.heads) or 'empty'}, expected {' or '.join(usable)} {without}"
+            )
+        for name in ("thresholds", "targets"):
+            object.__setattr__(self, name, self._energies(name, getattr(self, name)))
+        if self.gate is not None and self.gate.layers[-1] > self.layers[0]:
+            raise SettingsError(
+                f"the gate reads layer {self.gate.layers[-1]}, above the first steered layer {self.layers[0]}: "
+                "it must be read before anything is steered"
+            )
+
+    @staticmethod
+    def _energies(name: str, by_head: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, float]]:
+        if set(by_head) - set(HEADS):
+            raise SettingsError(
+                f"{name} have heads {', '.join(by_head)}, expected some of {', '.join(HEADS)}"
+            )
+        return {
+            head: {
+                _integer(f"{name} layer", il, 0): _number(f"{name} of {head} in layer {il}", value)
+                for il, value in sorted(by_head[head].items())
+            }
+            for head in HEADS
+            if head in by_head
+        }
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+    def to_json(self) -> str:
+        """One JSON object with a fixed order of keys: equal specs give equal texts."""
+        return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> SteeringSpec:
+        """The spec that `to_json` wrote; SettingsError for anything else, unknown and missing keys included."""
+        try:
+            data = json.loads(text)
+        except ValueError as e:
+            raise SettingsError(f"the steering settings are not JSON: {e}") from e
+        values = _keys("steering settings", cls, data)
+        try:
+            if values["gate"] is not None:
+                gate = _keys("gate settings", GateSpec, values["gate"])
+                values["gate"] = GateSpec(**{**gate, "weights": _int_keys(gate["weights"])})
+            for name in ("thresholds", "targets"):
+                values[name] = {head: _int_keys(by_layer) for head, by_layer in values[name].items()}
+            return cls(**values)
+        except (AttributeError, TypeError) as e:
+            raise SettingsError(f"the steering settings have a value of the wrong kind: {e}") from e
+
+
+def _keys(what: str, cls: type[Any], data: object) -> dict[str, Any]:
+    """`data` as keyword arguments of `cls`; SettingsError unless it has exactly its fields."""
+    if not isinstance(data, dict):
+        raise SettingsError(f"the {what} are a {type(data).__name__}, expected an object")
+    names = {f.name for f in fields(cls)}
+    unknown, missing = sorted(set(data) - names), sorted(names - set(data))
+    if unknown or missing:
+        parts = [f"unknown {', '.join(unknown)}"] if unknown else []
+        parts += [f"missing {', '.join(missing)}"] if missing else []
+        raise SettingsError(f"the {what} have other keys than expected: {'; '.join(parts)}")
+    return dict(data)
+
+
+def _int_keys(data: Mapping[str, float]) -> dict[int, float]:
+    try:
+        return {int(key): value for key, value in data.items()}
+    except ValueError as e:
+        raise SettingsError(f"a layer index in the steering settings is not a whole number: {e}") from e
+
+
+def resolve(
+    spec: SteeringSpec, steering: Steering, available: Collection[int] | None = None
+) -> tuple[SteeringSpec, float]:
+    """The complete settings for one wish, and its strength.
+
+    `available` are the layers that can be steered (EnergyFile.resolve passes those of the file); left out, the
+    layers that the spec itself names. SettingsError for a layer that is not among them, for gate bounds where
+    there is no gate, and for layers below the gate.
+    """
+    if available is None:
+        available = {*spec.layers, *(il for by_layer in spec.thresholds.values() for il in by_layer)}
+    changes: dict[str, Any] = {
+        name: getattr(steering, name) for name in _CHECKS if getattr(steering, name) is not None
+    }
+    missing = sorted(set(changes.get("layers", ())) - set(available))
+    if missing:
+        raise SettingsError(
+            f"no energies for layer {', '.join(map(str, missing))}: "
+            f"this energy file can steer layers {', '.join(map(str, sorted(available)))}"
+        )
+    if steering.gate_benign is not None or steering.gate_harmful is not None:
+        if spec.gate is None:
+            raise SettingsError("gate_benign and gate_harmful need a gate, and this energy file has none")
+        benign, harmful = steering.gate_benign, steering.gate_harmful
+        changes["gate"] = replace(
+            spec.gate,
+            benign=spec.gate.benign if benign is None else benign,
+            harmful=spec.gate.harmful if harmful is None else harmful,
+        )
+    return replace(spec, **changes), steering.strength
