@@ -1,0 +1,1 @@
+"""The running model: a llama.cpp session whose hidden states can be read and steered."""

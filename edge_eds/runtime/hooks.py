@@ -1,0 +1,107 @@
+"""Making the native hook of a session, and finding out which layers of a model it can reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_eds import _native
+from edge_eds.errors import SteeringError
+from edge_eds.runtime.program import HookProgram
+from edge_eds.runtime.seam import ggml_functions
+
+if TYPE_CHECKING:
+    from edge_eds.runtime.session import EdgeLlama
+
+_PROBE_ROWS = 2
+IntArray = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class LayerProbe:
+    """What the probe saw of one layer's output.
+
+    unreadable: why its rows cannot be read even when every row is an output; "" if they can.
+    refusal: why it cannot be steered; "" if it can.
+    """
+
+    il: int
+    unreadable: str = ""
+    refusal: str = ""
+
+
+def new_hook(n_layer: int, n_embd: int) -> _native.Hook:
+    """A hook that does nothing until a program is set; it must outlive the llama.cpp context it is given to."""
+    return _native.Hook(functions=ggml_functions(), n_layer=n_layer, n_embd=n_embd)
+
+
+@contextmanager
+def armed(
+    hook: _native.Hook,
+    program: HookProgram | None,
+    n_rows: int,
+    rows: IntArray,
+    slots: IntArray,
+    offsets: IntArray,
+) -> Iterator[None]:
+    """Arm the hook for one llama_decode of n_rows rows, of which `rows` (m,) belong to answers.
+
+    Raises:
+        SteeringError: what the program asks for did not happen; a Python function's own exception passes as it is.
+    """
+    if program is not None and program.host is not None:
+        program.host.begin(slots, offsets)
+    hook.begin(n_rows, rows, slots, offsets)
+    try:
+        yield
+    except BaseException:
+        hook.abort()
+        raise
+    try:
+        hook.end()
+    except _native.HookError as error:
+        raise SteeringError(f"steering did not happen: {error}") from error
+
+
+def probe_layers(llm: EdgeLlama, hook: _native.Hook) -> tuple[LayerProbe, ...]:
+    """Decode two tokens and look at every l_out-<il> that llama.cpp offers; leaves an empty timeline."""
+    hook.begin_probe()
+    try:
+        # All rows are outputs here: a last layer that is pruned to its outputs still shows its type and width.
+        llm._batch.set_batch(batch=_probe_tokens(llm), n_past=0, logits_all=False)
+        llm._ctx.decode(llm._batch)
+    finally:
+        seen = hook.end_probe()
+        llm._ctx.kv_cache_clear()
+    found = {il: (n_embd, n_rows, n_bytes) for il, n_embd, n_rows, n_bytes in seen}
+    n_layer = hook.n_layer
+    return tuple(_judge(il, n_layer, hook.n_embd, found.get(il)) for il in range(n_layer))
+
+
+def _probe_tokens(llm: EdgeLlama) -> list[int]:
+    token = max(llm.token_bos(), 0)
+    return [token] * _PROBE_ROWS
+
+
+def _judge(il: int, n_layer: int, n_embd: int, found: tuple[int, int, int] | None) -> LayerProbe:
+    if found is None:
+        reason = f"llama.cpp computes no tensor named l_out-{il} for this architecture"
+        return LayerProbe(il, reason, reason)
+    width, n_rows, n_bytes = found
+    if width != n_embd:
+        reason = f"l_out-{il} is {width} wide, expected n_embd = {n_embd}"
+        return LayerProbe(il, reason, reason)
+    if n_bytes != width * n_rows * np.dtype(np.float32).itemsize:
+        reason = f"l_out-{il} is not float32 ({n_bytes} bytes for {n_rows} x {width} numbers)"
+        return LayerProbe(il, reason, reason)
+    if il == n_layer - 1:
+        return LayerProbe(il, refusal="it is the last layer, whose rows llama.cpp prunes to the outputs")
+    if n_rows != _PROBE_ROWS:
+        reason = f"l_out-{il} has {n_rows} rows for {_PROBE_ROWS} tokens, expected one row a token"
+        return LayerProbe(il, reason, reason)
+    return LayerProbe(il)

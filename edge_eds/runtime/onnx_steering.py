@@ -1,0 +1,125 @@
+"""Steering with the energies evaluated by ONNX Runtime: any ONNX file with our inputs and outputs.
+
+The same steering as the native core's, for graphs that the native core does not know and for comparing the two. The
+hook calls back into Python for the rows of each layer, so it is slow, and asked for by name.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_eds import _native
+from edge_eds.energy.engines import OnnxEngine
+from edge_eds.energy.file import EnergyFile
+from edge_eds.energy.network import Subspace, descend
+from edge_eds.energy.settings import SteeringSpec
+from edge_eds.runtime.trace import DECISIONS, HEADS, trace_of
+
+_BENIGN, _HARMFUL = DECISIONS.index("benign"), DECISIONS.index("harmful")
+_UNGATED, _UNCERTAIN = DECISIONS.index("ungated"), DECISIONS.index("uncertain")
+_HEAD_OF_DECISION = {_BENIGN: "fr", _HARMFUL: "jb", _UNGATED: "merged"}
+FloatArray = npt.NDArray[np.float32]
+
+
+class OnnxSteering:
+    """One energy file with resolved settings, driven row by row from the hook.
+
+    `begin` is told the answers' rows of each decode; the hook then calls the function of each layer with those rows,
+    in order, possibly in several pieces (ubatches).
+    """
+
+    def __init__(self, file: EnergyFile, spec: SteeringSpec, strength: float) -> None:
+        self._spec, self._strength = spec, strength
+        self._engine = OnnxEngine(file)
+        self._subspaces: dict[int, Subspace | None] = {
+            il: file.energies.layers[il].subspace if file.energies is not None and spec.covariance else None
+            for il in spec.layers
+        }
+        self._heads = file.heads
+        self._slots = np.zeros(0, np.int32)
+        self._offsets = np.zeros(0, np.int32)
+        self._cursor: dict[int, int] = {}
+        self._scores: dict[int, float] = {}
+        self._decisions: dict[int, int] = {}
+        self._records: list[tuple[int, int, int, int, float, float, int, float]] = []
+
+    def fill(self, program: _native.Program) -> None:
+        """Register this object's layer functions with a native program."""
+        gate_layers = self._spec.gate.layers if self._spec.gate else ()
+        for il in sorted({*gate_layers, *self._spec.layers}):
+            program.host_function(il, self._layer_function(il), "planned")
+
+    def begin(self, slots: npt.NDArray[np.int32], offsets: npt.NDArray[np.int32]) -> None:
+        """Announce the answers' rows (m,) of the coming decode, in row order."""
+        self._slots, self._offsets = slots, offsets
+        self._cursor = {}
+        for slot in slots[offsets == 0]:
+            self._scores[int(slot)] = self._spec.gate.bias if self._spec.gate else 0.0
+            self._decisions.pop(int(slot), None)
+
+    def gate_state(self, slot: int) -> tuple[bool, float, int]:
+        """(read, score, decision) of an answer, as the native hook gives it."""
+        read = slot in self._decisions
+        return read, self._scores.get(slot, 0.0), self._decisions.get(slot, _UNCERTAIN)
+
+    def take_trace(self) -> np.ndarray:
+        """Records since the last call."""
+        records, self._records = self._records, []
+        return trace_of(records)
+
+    def _layer_function(self, il: int):  # type: ignore[no-untyped-def]
+        def edit(rows: FloatArray) -> None:
+            first = self._cursor.get(il, 0)
+            self._cursor[il] = first + len(rows)
+            for i in range(len(rows)):
+                row = rows[i : i + 1]
+                self._edit_row(il, int(self._slots[first + i]), int(self._offsets[first + i]), row)
+
+        return edit
+
+    def _edit_row(self, il: int, slot: int, offset: int, row: FloatArray) -> None:
+        spec = self._spec
+        if spec.gate is not None and offset == 0 and il in spec.gate.weights:
+            energy = float(self._engine.energy(il, "harm", row)[0])
+            self._scores[slot] += spec.gate.weights[il] * energy
+            self._records.append((slot, offset, il, HEADS.index("harm"), energy, energy, 0, 0.0))
+        if il not in spec.layers or (spec.n_tokens and offset >= spec.n_tokens):
+            return
+        head = _HEAD_OF_DECISION.get(self._decide(slot, offset))
+        if head is None or head not in spec.heads or head not in self._heads[il]:
+            return
+        step_size = spec.step_size * self._strength * spec.decay**offset
+        result = descend(
+            lambda rows: self._engine.energy_and_gradient(il, head, rows.astype(np.float32)),
+            row.copy(),
+            subspace=self._subspaces[il],
+            step_size=step_size,
+            steps=spec.steps,
+            relative=spec.relative,
+            max_shift=spec.max_shift,
+            threshold=spec.thresholds.get(head, {}).get(il),
+            target=spec.targets.get(head, {}).get(il),
+        )
+        if result.steps[0]:
+            row[:] = result.H
+        self._records.append(
+            (
+                slot, offset, il, HEADS.index(head), float(result.energy_before[0]), float(result.energy_after[0]),
+                int(result.steps[0]), float(result.shift[0]),
+            )
+        )  # fmt: skip
+
+    def _decide(self, slot: int, offset: int) -> int:
+        if slot not in self._decisions:
+            if self._spec.gate is None:
+                self._decisions[slot] = _UNGATED
+            elif offset != 0:  # the prompt's end was decoded under other settings
+                return _UNCERTAIN
+            elif self._scores[slot] <= self._spec.gate.benign:
+                self._decisions[slot] = _BENIGN
+            elif self._scores[slot] >= self._spec.gate.harmful:
+                self._decisions[slot] = _HARMFUL
+            else:
+                self._decisions[slot] = _UNCERTAIN
+        return self._decisions[slot]

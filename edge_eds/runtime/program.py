@@ -1,0 +1,176 @@
+"""From settings to what the native hook does: one HookProgram for steering, one for interventions.
+
+Takes an energy file with a user's wish, or a mapping of interventions; gives a HookProgram, which builds the native
+program on demand (capture adds buffers to the same program). Leaves out when it runs (session.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_eds import _native
+from edge_eds.energy.engines import native_layer_energy, takes_native
+from edge_eds.energy.file import EnergyFile
+from edge_eds.energy.network import LayerEnergy
+from edge_eds.energy.settings import Steering, SteeringSpec
+from edge_eds.errors import SettingsError
+from edge_eds.runtime.interventions import AblateDirection, AddVector, EnergyDescent, Intervention
+from edge_eds.runtime.onnx_steering import OnnxSteering
+
+_SCOPES = {"all": "all", "answer": "planned"}
+Captures = Mapping[int, npt.NDArray[np.float32]]  # layer -> (n_rows, n_embd)
+
+
+@dataclass(frozen=True, eq=False)
+class HookProgram:
+    """What the hook does to the rows of a decode.
+
+    Compared by identity: two programs never share rows of a KV cache.
+
+    layers: the layers that it reads or writes.
+    steers_answers: some of it happens at the rows of an answer only, so what was written differs from row to row.
+    is_steering: it is the energy steering of a session, not an intervention.
+    host: the Python side of the onnx engine, or None.
+    """
+
+    layers: tuple[int, ...]
+    steers_answers: bool
+    is_steering: bool
+    fill: Callable[[_native.Program], None]
+    host: OnnxSteering | None = None
+
+    def native(self, captures: Captures | None = None) -> _native.Program:
+        """The native program, with capture of the given layers' rows after everything else."""
+        program = _native.Program()
+        self.fill(program)
+        _add_captures(program, captures or {})
+        return program
+
+
+def capture_program(captures: Captures) -> _native.Program:
+    """A native program that only reads."""
+    program = _native.Program()
+    _add_captures(program, captures)
+    return program
+
+
+def _add_captures(program: _native.Program, captures: Captures) -> None:
+    for il, out in captures.items():
+        program.capture(il, out, "all")
+
+
+def steering_program(file: EnergyFile, steering: Steering) -> HookProgram | None:
+    """The program for one wish, or None for strength 0.
+
+    Raises:
+        SettingsError: the wish does not fit the energy file, or asks for an engine that cannot run it.
+    """
+    spec, strength = file.resolve(steering)
+    if strength == 0:
+        return None
+    layers = tuple(sorted({*spec.layers, *(spec.gate.layers if spec.gate else ())}))
+    if steering.engine == "native" and not takes_native(file):
+        raise SettingsError(
+            "the engine native runs energies of the form that edge-eds exports, and this file has another; "
+            "choose the engine onnx"
+        )
+    if steering.engine == "onnx" or not takes_native(file):
+        host = OnnxSteering(file, spec, strength)
+        return HookProgram(layers, True, True, host.fill, host)
+    return HookProgram(layers, True, True, lambda program: _fill_steering(program, file, spec, strength))
+
+
+def _fill_steering(program: _native.Program, file: EnergyFile, spec: SteeringSpec, strength: float) -> None:
+    assert file.energies is not None
+    energies = {il: native_layer_energy(file.energies.layers[il]) for il in file.energies.layers}
+    if spec.gate is not None:
+        program.set_gate(spec.gate.bias, spec.gate.benign, spec.gate.harmful)
+        for il, weight in spec.gate.weights.items():
+            program.gate_read(il, energies[il], weight)
+    for il in spec.layers:
+        heads = [head for head in spec.heads if head in file.heads[il]]
+        program.energy_descent(
+            il,
+            energies[il],
+            heads,
+            thresholds={head: spec.thresholds[head][il] for head in heads if il in spec.thresholds.get(head, {})},
+            targets={head: spec.targets[head][il] for head in heads if il in spec.targets.get(head, {})},
+            step_size=spec.step_size * strength,
+            steps=spec.steps,
+            relative=spec.relative,
+            covariance=spec.covariance,
+            n_tokens=spec.n_tokens,
+            decay=spec.decay,
+            max_shift=spec.max_shift,
+        )
+
+
+def intervention_program(interventions: Mapping[int, Sequence[Intervention]], n_embd: int) -> HookProgram:
+    """The program of interventions by layer, applied in the order given.
+
+    Raises:
+        SettingsError: a vector or an energy of another width than the model's.
+    """
+    for il, sequence in interventions.items():
+        for intervention in sequence:
+            _check_width(il, intervention, n_embd)
+
+    def fill(program: _native.Program) -> None:
+        for il, sequence in interventions.items():
+            for intervention in sequence:
+                _add(program, il, intervention)
+
+    steers_answers = any(
+        getattr(intervention, "rows", "all") == "answer" for sequence in interventions.values() for intervention in sequence
+    )
+    return HookProgram(tuple(interventions), steers_answers, False, fill)
+
+
+def _check_width(il: int, intervention: Intervention, n_embd: int) -> None:
+    if isinstance(intervention, AddVector):
+        width = np.size(intervention.vector)
+    elif isinstance(intervention, AblateDirection):
+        width = np.size(intervention.direction)
+    elif isinstance(intervention, EnergyDescent):
+        width = intervention.energy.n_embd
+    elif callable(intervention):
+        return
+    else:
+        raise SettingsError(
+            f"layer {il}: expected AddVector, AblateDirection, EnergyDescent or a function, "
+            f"found {type(intervention).__name__}"
+        )
+    if width != n_embd:
+        raise SettingsError(f"layer {il}: {type(intervention).__name__} is {width} wide, expected n_embd = {n_embd}")
+
+
+def _add(program: _native.Program, il: int, intervention: Intervention) -> None:
+    if isinstance(intervention, AddVector):
+        program.add_vector(il, intervention.scaled, _SCOPES[intervention.rows])
+    elif isinstance(intervention, AblateDirection):
+        program.ablate_direction(il, intervention.unit, intervention.amount, _SCOPES[intervention.rows])
+    elif isinstance(intervention, EnergyDescent):
+        # Without a gate the native core descends the head "merged" at every row in scope.
+        head = intervention.energy.heads[intervention.head]
+        alone = LayerEnergy(intervention.energy.il, intervention.energy.subspace, {"merged": head})
+        program.energy_descent(
+            il,
+            native_layer_energy(alone),
+            ["merged"],
+            thresholds={"merged": intervention.threshold} if np.isfinite(intervention.threshold) else {},
+            targets={},
+            step_size=intervention.step_size,
+            steps=intervention.steps,
+            relative=intervention.relative,
+            covariance=intervention.covariance and intervention.energy.subspace is not None,
+            n_tokens=0,
+            decay=1.0,
+            max_shift=intervention.max_shift,
+            scope=_SCOPES[intervention.rows],
+        )
+    else:
+        program.host_function(il, intervention, "all")

@@ -1,0 +1,380 @@
+"""EdgeLlama: a llama_cpp.Llama whose hidden states can be read and steered while it decodes.
+
+A session is one mutable timeline: the KV cache, the tokens in it, and the hook that llama.cpp calls for every node
+of its graph. The session knows what the hook cannot: which rows of a decode are the prompt's last token and which
+are new tokens, and which rows of the KV cache were made under other settings. It leaves out what to do to a row
+(program.py, the native core) and several sequences at once (batch.py).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from llama_cpp import Llama, LlamaState
+from llama_cpp import llama_cpp as llama_api
+
+from edge_eds.energy.file import EnergyFile
+from edge_eds.energy.fingerprint import ModelFingerprint
+from edge_eds.energy.gguf_header import read_gguf_header
+from edge_eds.energy.settings import Steering
+from edge_eds.errors import ModelError, PromptTooLongError, SteeringError
+from edge_eds.runtime.energies import find_energy_file
+from edge_eds.runtime.hooks import LayerProbe, armed, new_hook, probe_layers
+from edge_eds.runtime.interventions import Intervention
+from edge_eds.runtime.model_file import CHAT_TEMPLATE_KEY, check_chat_model, hook_shape
+from edge_eds.runtime.program import (
+    HookProgram,
+    capture_program,
+    intervention_program,
+    steering_program,
+)
+from edge_eds.runtime.trace import DECISIONS, Trace
+
+_SLOT = 0  # a session has one timeline, so one answer at a time
+
+
+class EdgeLlama(Llama):
+    """llama_cpp.Llama with energy steering, capture and interventions.
+
+    Args:
+        model_path: a GGUF file.
+        energy: "auto" looks for NAME.energy.onnx beside the model and in the user's data folder; a path names the
+            energy file; None loads none (an unsteered session, which can still capture and intervene).
+        steering: settings at the start; None means as the energy file was tuned.
+        llama_args: every argument of llama_cpp.Llama, unchanged.
+
+    Raises:
+        ModelError: the file is no GGUF, is no chat model, or its layers cannot be read.
+        EnergyFileError: the energy file is missing, broken, or made for another model.
+    """
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        *,
+        energy: str | Path | EnergyFile | None = "auto",
+        steering: Steering | None = None,
+        **llama_args: Any,
+    ) -> None:
+        header = read_gguf_header(model_path)
+        check_chat_model(header)
+        n_layer, n_embd = hook_shape(header)
+        self._energy_source = energy
+        self._chosen_chat_format = bool(llama_args.get("chat_format") or llama_args.get("chat_handler"))
+        self._hook = new_hook(n_layer, n_embd)
+        self._program: HookProgram | None = None
+        self._energy_file = self._find_energies(energy, Path(model_path), llama_args.get("lora_path"))
+        try:
+            super().__init__(str(model_path), **llama_args)
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"{model_path}: llama.cpp could not load it: {error}") from error
+        self._made_under: HookProgram | None = None  # what the rows in the KV cache were decoded under
+        self._n_reusable = 0  # leading rows that these settings would make again, bit for bit
+        self._answer_start: int | None = None  # position of the prompt's last token; None until it is decoded
+        self._trace = Trace()
+        self.layers: tuple[LayerProbe, ...] = probe_layers(self, self._hook)
+        self._steering = steering or Steering()
+        if self._energy_file is not None:
+            self._set_program(self._steering_program(self._steering))
+
+    # llama_cpp.Llama sets this attribute in its constructor, before it creates the context: the hook goes in here.
+    @property
+    def context_params(self) -> llama_api.llama_context_params:
+        """The context's parameters, with the hook as their evaluation callback."""
+        return self._context_params
+
+    @context_params.setter
+    def context_params(self, params: llama_api.llama_context_params) -> None:
+        params.cb_eval = ctypes.cast(self._hook.callback_address, llama_api.ggml_backend_sched_eval_callback)
+        params.cb_eval_user_data = self._hook.user_data
+        self._context_params = params
+
+    @staticmethod
+    def _find_energies(
+        energy: str | Path | EnergyFile | None, model_path: Path, lora_path: str | None
+    ) -> EnergyFile | None:
+        if energy is None:
+            return None
+        if not isinstance(energy, EnergyFile):
+            energy = EnergyFile.load(find_energy_file(model_path, lora_path) if energy == "auto" else energy)
+        energy.check_fingerprint(ModelFingerprint.from_gguf(model_path, lora_path))
+        return energy
+
+    # -- settings ---------------------------------------------------------------------------------------------
+
+    @property
+    def energy_file(self) -> EnergyFile | None:
+        """The energies of this session, or None."""
+        return self._energy_file
+
+    @property
+    def steering(self) -> Steering:
+        """The settings in force outside of any `steered`."""
+        return self._steering
+
+    @property
+    def last_trace(self) -> Trace:
+        """What steering did to the answer decoded last."""
+        return self._trace
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the GGUF carries a chat template."""
+        return CHAT_TEMPLATE_KEY in self.metadata
+
+    @contextmanager
+    def steered(self, steering: Steering) -> Iterator[EdgeLlama]:
+        """Other steering settings for a while; strength 0 is bit-identical to no steering.
+
+        Raises:
+            SteeringError: the session has no energies.
+            SettingsError: a layer that the energy file does not have.
+        """
+        with self._programmed(self._steering_program(steering)):
+            yield self
+
+    @contextmanager
+    def intervening(
+        self, interventions: Mapping[int, Intervention | Sequence[Intervention]]
+    ) -> Iterator[EdgeLlama]:
+        """Apply interventions to layer outputs for a while, in place of the energy steering.
+
+        Args:
+            interventions: layer index -> AddVector, AblateDirection, EnergyDescent, a Python function
+                (float32 (n, n_embd) -> the same, or None if it edited in place), or several of them in order.
+
+        Raises:
+            SteeringError: a layer that cannot be steered, with the reason.
+            SettingsError: a vector of another width than the model's.
+        """
+        by_layer = {il: given if isinstance(given, Sequence) else (given,) for il, given in interventions.items()}
+        self._check_layers(by_layer, "edit")
+        with self._programmed(intervention_program(by_layer, self.n_embd())):
+            yield self
+
+    @contextmanager
+    def _programmed(self, program: HookProgram | None) -> Iterator[None]:
+        previous = self._program
+        self._set_program(program)
+        try:
+            yield
+        finally:
+            self._set_program(previous)
+
+    def _set_program(self, program: HookProgram | None) -> None:
+        self._program = program
+        self._hook.set_program(program.native() if program else None)
+        self._hook.reset_slot(_SLOT)
+
+    def _steering_program(self, steering: Steering) -> HookProgram | None:
+        if self._energy_file is None:
+            if steering.strength == 0:
+                return None
+            raise SteeringError(
+                "steering was asked for, but this session has no energies; pass energy=PATH, or make them with "
+                "`edge-eds fit MODEL`"
+            )
+        program = steering_program(self._energy_file, steering)
+        if program is not None:
+            self._check_layers(program.layers, "steer")
+        return program
+
+    def _check_layers(self, layers: Iterable[int], what: str) -> None:
+        for il in layers:
+            if not 0 <= il < len(self.layers):
+                raise SteeringError(f"cannot {what} layer {il}: the model has layers 0 to {len(self.layers) - 1}")
+            if self.layers[il].refusal:
+                raise SteeringError(f"cannot {what} layer {il}: {self.layers[il].refusal}")
+
+    # -- the timeline -----------------------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Begin a new timeline; the last row of the next `eval` is the end of its prompt."""
+        super().reset()
+        self._answer_start = None
+        self._n_reusable = 0
+
+    def eval(self, tokens: Sequence[int]) -> None:
+        """Evaluate tokens as llama_cpp.Llama does, with what is set to happen to their rows.
+
+        Outside of `generate`, the first call after `reset` is the prompt, and all that follow are new tokens.
+
+        Raises:
+            SteeringError: steering was asked for and did not happen; the session stays usable.
+        """
+        if not len(tokens):
+            return
+        if self._answer_start is None:
+            self._begin_answer(self.n_tokens + len(tokens) - 1)
+        for start in range(0, len(tokens), self.n_batch):
+            chunk = tokens[start : start + self.n_batch]
+            first = self.n_tokens
+            try:
+                with self._armed(first, len(chunk)):
+                    super().eval(chunk)
+            except BaseException:
+                # The cache may hold rows that are half done, and a recurrent state cannot be taken back.
+                self.n_tokens = first
+                self._n_reusable = 0
+                self._requires_eval = True
+                raise
+
+    def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Generator[int, Sequence[int] | None, None]:
+        """As llama_cpp.Llama.generate, steered: the last of `tokens` is the end of the prompt."""
+        reset = inspect.signature(Llama.generate).bind(self, tokens, *args, **kwargs).arguments.get("reset", True)
+        tokens = list(tokens)
+        if reset:
+            self._drop_foreign_rows()
+            self._begin_answer(len(tokens) - 1)
+        else:
+            self._begin_answer(self.n_tokens + len(tokens) - 1)
+        yield from super().generate(tokens, *args, **kwargs)
+
+    def create_completion(self, prompt: str | list[int], *args: Any, **kwargs: Any) -> Any:
+        """As llama_cpp.Llama.create_completion.
+
+        Raises:
+            PromptTooLongError: the prompt leaves no room for an answer in the context.
+        """
+        n_prompt = len(self.tokenize(prompt.encode("utf-8"), special=True) if isinstance(prompt, str) else prompt)
+        self._check_length(n_prompt + 1)
+        return super().create_completion(prompt, *args, **kwargs)
+
+    def create_chat_completion(self, *args: Any, **kwargs: Any) -> Any:
+        """As llama_cpp.Llama.create_chat_completion.
+
+        Raises:
+            ModelError: the GGUF has no chat template and no chat_format was chosen.
+            PromptTooLongError: the prompt leaves no room for an answer in the context.
+        """
+        if not self.has_chat_template and not self._chosen_chat_format:
+            raise ModelError(
+                f"{self.model_path}: the GGUF has no chat template; choose a format that the model was trained on "
+                "with --chat-format NAME (chat_format= in Python), for example chatml or llama-2"
+            )
+        return super().create_chat_completion(*args, **kwargs)
+
+    def save_state(self) -> LlamaState:
+        """As llama_cpp.Llama.save_state; the state remembers what its rows were made under."""
+        state = super().save_state()
+        state.edge_eds_origin = (self._made_under, self._n_reusable)
+        return state
+
+    def load_state(self, state: LlamaState) -> None:
+        """As llama_cpp.Llama.load_state; rows of unknown origin will not be reused."""
+        super().load_state(state)
+        self._made_under, self._n_reusable = getattr(state, "edge_eds_origin", (None, 0))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "energy": self._energy_source, "steering": self._steering}
+
+    def _check_length(self, n_tokens: int) -> None:
+        if n_tokens > self._n_ctx:
+            raise PromptTooLongError(
+                f"the prompt and one new token take {n_tokens} tokens and the context holds {self._n_ctx}; "
+                "shorten the prompt or raise --ctx (n_ctx= in Python)"
+            )
+
+    def _begin_answer(self, start: int) -> None:
+        self._answer_start = start
+        self._trace = Trace()
+        self._hook.reset_slot(_SLOT)
+
+    def _drop_foreign_rows(self) -> None:
+        """Shorten the timeline to the rows that the present settings would make again.
+
+        Under other settings that is none, even where a row kept its bits: a prompt decoded in other pieces gives
+        other rounding, and the answer would then depend on what was asked before.
+        """
+        if self._program is not self._made_under:
+            self.n_tokens = 0
+        self.n_tokens = min(self.n_tokens, self._n_reusable)
+        if self._program is not None and self._program.steers_answers:
+            self._requires_eval = True  # logits that lie ready were not steered for this answer
+
+    @contextmanager
+    def _armed(self, first: int, n_rows: int) -> Iterator[None]:
+        """Arm the hook for one llama_decode of the rows at positions first to first + n_rows - 1."""
+        program = self._program
+        if program is None:
+            yield
+            self._note_rows(first, n_rows)
+            return
+        assert self._answer_start is not None
+        rows = np.arange(max(self._answer_start - first, 0), n_rows, dtype=np.int32)
+        offsets = (first + rows - self._answer_start).astype(np.int32)
+        slots = np.full(len(rows), _SLOT, dtype=np.int32)
+        with armed(self._hook, program, n_rows, rows, slots, offsets):
+            yield
+        written = self._hook.first_row_written if program.steers_answers else -1
+        self._note_rows(first, n_rows if written < 0 else written)
+        if program.steers_answers:
+            source = program.host or self._hook
+            self._trace.append(source.take_trace())
+            read, score, decision = source.gate_state(_SLOT)
+            if read:
+                self._trace.gate, self._trace.gate_score = DECISIONS[decision], score
+
+    def _note_rows(self, first: int, n_reusable: int) -> None:
+        """Remember that of the rows decoded from position `first` on, the first n_reusable can be reused."""
+        if first == 0:
+            self._made_under, self._n_reusable = self._program, 0
+        if self._program is self._made_under and self._n_reusable >= first:
+            self._n_reusable = first + n_reusable
+        else:
+            self._n_reusable = min(self._n_reusable, first)
+
+    # -- capture ----------------------------------------------------------------------------------------------
+
+    def capture(
+        self, text: str | Sequence[int], layers: Sequence[int] | None = None
+    ) -> dict[int, npt.NDArray[np.float32]]:
+        """Block outputs of every token, evaluated from an empty cache without energy steering.
+
+        Inside `intervening` the rows are captured after the interventions. Clears the session's timeline.
+
+        Args:
+            text: text (tokenized with special tokens) or token ids.
+            layers: layer indices; None means all.
+
+        Returns:
+            layer -> float32 (n_tokens, n_embd), the residual stream after that block.
+
+        Raises:
+            SteeringError: a layer whose output cannot be read, with the reason; an empty text.
+            PromptTooLongError: more tokens than the context holds.
+        """
+        tokens = self.tokenize(text.encode("utf-8"), special=True) if isinstance(text, str) else list(text)
+        wanted = list(range(len(self.layers)) if layers is None else layers)
+        last = len(self.layers) - 1
+        self._check_layers([il for il in wanted if il != last], "capture")
+        if last in wanted and self.layers[last].unreadable:
+            raise SteeringError(f"cannot capture layer {last}: {self.layers[last].unreadable}")
+        if not tokens:
+            raise SteeringError("cannot capture an empty text: it has no tokens")
+        self._check_length(len(tokens))
+        states = {il: np.empty((len(tokens), self.n_embd()), dtype=np.float32) for il in wanted}
+        program = None if self._program is None or self._program.is_steering else self._program
+        none = np.zeros(0, dtype=np.int32)
+        self.reset()
+        self._ctx.kv_cache_clear()
+        try:
+            for start in range(0, len(tokens), self.n_batch):
+                chunk = tokens[start : start + self.n_batch]
+                rows = {il: array[start : start + len(chunk)] for il, array in states.items()}
+                self._hook.set_program(program.native(rows) if program else capture_program(rows))
+                # The last layer's rows are pruned to the outputs, so it is read with every row an output.
+                self._batch.set_batch(batch=chunk, n_past=start, logits_all=last in wanted)
+                with armed(self._hook, program, len(chunk), none, none, none):
+                    self._ctx.decode(self._batch)
+        finally:
+            self._set_program(self._program)
+            self._ctx.kv_cache_clear()
+        return states

@@ -1,0 +1,103 @@
+"""What steering did to one answer: per token and layer, the energy before and after.
+
+Filled by the session while it decodes; read through `EdgeLlama.last_trace`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+HEADS = ("harm", "fr", "jb", "merged")
+GATE_HEAD = HEADS.index("harm")
+DECISIONS = ("uncertain", "benign", "harmful", "ungated")  # by the native core's decision number 0..3
+
+TRACE_DTYPE = np.dtype(
+    [
+        ("slot", "i4"),
+        ("offset", "i4"),  # 0 = the prompt's last token, 1 = the first new token
+        ("layer", "i4"),
+        ("head", "i4"),  # index into HEADS
+        ("energy_before", "f4"),
+        ("energy_after", "f4"),
+        ("steps", "i4"),
+        ("shift", "f4"),  # |h_after - h_before| / |h_before|
+    ]
+)
+
+
+@dataclass(frozen=True)
+class TokenTrace:
+    """The descent at one token: mean energies over the steered layers."""
+
+    offset: int
+    energy_before: float
+    energy_after: float
+    shift: float  # largest over the layers
+    touched: bool  # any layer was written
+
+
+@dataclass
+class Trace:
+    """The trace of one answer.
+
+    gate: "benign" (E_fr is descended), "harmful" (E_jb is descended), "uncertain" (nothing is), "ungated", or
+    None while it has not been read. gate_score: what the gate compared with its thresholds.
+    """
+
+    records: np.ndarray[Any, np.dtype[Any]] = field(default_factory=lambda: np.zeros(0, TRACE_DTYPE))
+    gate: str | None = None
+    gate_score: float | None = None
+
+    def append(self, records: np.ndarray[Any, np.dtype[Any]]) -> None:
+        """Add the records of one decode."""
+        if len(records):
+            self.records = np.concatenate([self.records, records.astype(TRACE_DTYPE, copy=False)])
+
+    @property
+    def descents(self) -> np.ndarray[Any, np.dtype[Any]]:
+        """Records of descents, without the gate's readings."""
+        return self.records[self.records["head"] != GATE_HEAD]
+
+    @property
+    def touched_tokens(self) -> int:
+        """Tokens at which at least one layer was written."""
+        descents = self.descents
+        return len(np.unique(descents["offset"][descents["steps"] > 0]))
+
+    @property
+    def energy_before(self) -> float | None:
+        """Mean energy before the descent over everything that was written; None if nothing was."""
+        return self._mean("energy_before")
+
+    @property
+    def energy_after(self) -> float | None:
+        """Mean energy after the descent over everything that was written; None if nothing was."""
+        return self._mean("energy_after")
+
+    def tokens(self) -> list[TokenTrace]:
+        """One entry for each token at which an energy was read, in order."""
+        descents = self.descents
+        return [self._token(descents[descents["offset"] == offset]) for offset in np.unique(descents["offset"])]
+
+    def _mean(self, name: str) -> float | None:
+        written = self.descents[self.descents["steps"] > 0]
+        return float(written[name].mean()) if len(written) else None
+
+    @staticmethod
+    def _token(records: np.ndarray[Any, np.dtype[Any]]) -> TokenTrace:
+        return TokenTrace(
+            offset=int(records["offset"][0]),
+            energy_before=float(records["energy_before"].mean()),
+            energy_after=float(records["energy_after"].mean()),
+            shift=float(records["shift"].max()),
+            touched=bool((records["steps"] > 0).any()),
+        )
+
+
+def trace_of(rows: Iterable[tuple[Any, ...]]) -> np.ndarray[Any, np.dtype[Any]]:
+    """Records (n,) from tuples in TRACE_DTYPE's order."""
+    return np.array(list(rows), dtype=TRACE_DTYPE)
