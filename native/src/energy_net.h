@@ -1,0 +1,48 @@
+// One energy: a small MLP from x (n_in) to a number, with its gradient written out by hand.
+// Hidden block: a = W x + b; with LayerNorm a = gamma * (a - mean) / sqrt(var + 1e-5) + beta (biased variance);
+// x = SiLU(a) = a * sigmoid(a). Last: E = w . x + c. Low energy is good. No dropout: it belongs to training.
+// Weights are frozen when made; the caller brings the scratch memory, so one net serves many threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace edge_eds {
+
+struct hidden_block {
+    int64_t n_in  = 0;
+    int64_t n_out = 0;
+    std::vector<float> weight; // (n_out, n_in) row-major
+    std::vector<float> bias;   // (n_out)
+    std::vector<float> gamma;  // (n_out), or empty: no LayerNorm
+    std::vector<float> beta;   // (n_out), or empty: no LayerNorm
+};
+
+class energy_net {
+public:
+    // `blocks` may be empty: then E = w . x + c is linear.
+    // Throws std::invalid_argument where shapes do not chain or a weight is not finite.
+    energy_net(std::vector<hidden_block> blocks, std::vector<float> last_weight, float last_bias);
+
+    int64_t n_in() const { return n_in_; }
+
+    // floats that `work` must hold in the two functions below
+    size_t work_size() const { return work_size_; }
+
+    // E(x); leaves in `work` what gradient() needs.
+    float energy(const float * x, float * work) const;
+
+    // dE/dx (n_in) at the x of the last energy() with the same `work`.
+    void gradient(float * work, float * gradient_out) const;
+
+private:
+    std::vector<hidden_block> blocks_;
+    std::vector<float> last_weight_; // (n_out of the last block, or n_in)
+    float   last_bias_;
+    int64_t n_in_;
+    int64_t max_width_;
+    size_t  work_size_;
+};
+
+} // namespace edge_eds
