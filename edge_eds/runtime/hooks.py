@@ -56,13 +56,13 @@ def armed(
     """
     if program is not None and program.host is not None:
         program.host.begin(slots, offsets)
-    hook.begin(n_rows, rows, slots, offsets)
     try:
-        yield
-    except BaseException:
-        hook.abort()
-        raise
-    try:
+        hook.begin(n_rows, rows, slots, offsets)
+        try:
+            yield
+        except BaseException:
+            hook.abort()
+            raise
         hook.end()
     except _native.HookError as error:
         raise SteeringError(f"steering did not happen: {error}") from error

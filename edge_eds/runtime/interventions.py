@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -82,7 +82,7 @@ class AblateDirection:
 
 @dataclass(frozen=True)
 class EnergyDescent:
-    """Descend one head of one layer's energy on every row in scope, without a gate.
+    """Descend one head of one layer's energy at the prompt's last token and every new token, without a gate.
 
     Each step moves by step_size * |h| (relative) or by step_size (absolute) down the gradient, in the covariance
     metric where the energy has a subspace and `covariance` is set. Rows whose energy is not above `threshold`
@@ -97,7 +97,8 @@ class EnergyDescent:
     covariance: bool = True
     max_shift: float = 0.0  # as a fraction of |h|; 0 = no cap
     threshold: float = -np.inf
-    rows: Rows = "answer"
+
+    rows: ClassVar[Rows] = "answer"
 
     def __post_init__(self) -> None:
         if self.head not in self.energy.heads:
@@ -106,9 +107,16 @@ class EnergyDescent:
             )
         if self.steps < 1:
             raise SettingsError(f"EnergyDescent.steps: expected at least 1, found {self.steps}")
-        if not (np.isfinite(self.step_size) and self.step_size >= 0):
-            raise SettingsError(f"EnergyDescent.step_size: expected a finite number >= 0, found {self.step_size}")
-        _check_rows(self.rows)
+        for name, value in (("step_size", self.step_size), ("max_shift", self.max_shift)):
+            if not (np.isfinite(value) and value >= 0):
+                raise SettingsError(f"EnergyDescent.{name}: expected a finite number >= 0, found {value}")
+        if self.covariance and self.energy.subspace is None:
+            raise SettingsError("EnergyDescent.covariance: this energy has no subspace; set covariance=False")
+
+    @property
+    def schedule(self) -> tuple[int, float, bool, bool, float]:
+        """What all descents of one session step have in common."""
+        return self.steps, self.step_size, self.relative, self.covariance, self.max_shift
 
 
 Intervention = AddVector | AblateDirection | EnergyDescent | PythonFunction

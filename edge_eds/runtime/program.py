@@ -43,24 +43,24 @@ class HookProgram:
     fill: Callable[[_native.Program], None]
     host: OnnxSteering | None = None
 
-    def native(self, captures: Captures | None = None) -> _native.Program:
-        """The native program, with capture of the given layers' rows after everything else."""
+    def native(self, captures: Captures | None = None, scope: str = "all") -> _native.Program:
+        """The native program, with capture of the given layers' rows (as `capture_program`) after everything else."""
         program = _native.Program()
         self.fill(program)
-        _add_captures(program, captures or {})
+        _add_captures(program, captures or {}, scope)
         return program
 
 
-def capture_program(captures: Captures) -> _native.Program:
-    """A native program that only reads."""
+def capture_program(captures: Captures, scope: str = "all") -> _native.Program:
+    """A native program that only reads: the rows of one decode, "all" or the "planned" ones, into `captures`."""
     program = _native.Program()
-    _add_captures(program, captures)
+    _add_captures(program, captures, scope)
     return program
 
 
-def _add_captures(program: _native.Program, captures: Captures) -> None:
+def _add_captures(program: _native.Program, captures: Captures, scope: str) -> None:
     for il, out in captures.items():
-        program.capture(il, out, "all")
+        program.capture(il, out, scope)
 
 
 def steering_program(file: EnergyFile, steering: Steering) -> HookProgram | None:
@@ -81,24 +81,22 @@ def steering_program(file: EnergyFile, steering: Steering) -> HookProgram | None
     if steering.engine == "onnx" or not takes_native(file):
         host = OnnxSteering(file, spec, strength)
         return HookProgram(layers, True, True, host.fill, host)
-    return HookProgram(layers, True, True, lambda program: _fill_steering(program, file, spec, strength))
+    return HookProgram(layers, True, True, _native_filler(file, spec, strength))
 
 
-def _fill_steering(program: _native.Program, file: EnergyFile, spec: SteeringSpec, strength: float) -> None:
+def _native_filler(file: EnergyFile, spec: SteeringSpec, strength: float) -> Callable[[_native.Program], None]:
+    """Converts the weights once; the function returned can fill any number of programs with them."""
     assert file.energies is not None
-    energies = {il: native_layer_energy(file.energies.layers[il]) for il in file.energies.layers}
-    if spec.gate is not None:
-        program.set_gate(spec.gate.bias, spec.gate.benign, spec.gate.harmful)
-        for il, weight in spec.gate.weights.items():
-            program.gate_read(il, energies[il], weight)
-    for il in spec.layers:
-        heads = [head for head in spec.heads if head in file.heads[il]]
-        program.energy_descent(
-            il,
-            energies[il],
-            heads,
-            thresholds={head: spec.thresholds[head][il] for head in heads if il in spec.thresholds.get(head, {})},
-            targets={head: spec.targets[head][il] for head in heads if il in spec.targets.get(head, {})},
+    layers = file.energies.layers
+    gate_energies = {il: _native_energy(layers[il], ("harm",)) for il in (spec.gate.weights if spec.gate else ())}
+    energies = {il: _native_energy(layers[il], spec.heads) for il in spec.layers}
+
+    def fill(program: _native.Program) -> None:
+        if spec.gate is not None:
+            program.set_gate(spec.gate.bias, spec.gate.benign, spec.gate.harmful)
+            for il, weight in spec.gate.weights.items():
+                program.gate_read(il, gate_energies[il], weight)
+        program.set_descent(
             step_size=spec.step_size * strength,
             steps=spec.steps,
             relative=spec.relative,
@@ -107,26 +105,59 @@ def _fill_steering(program: _native.Program, file: EnergyFile, spec: SteeringSpe
             decay=spec.decay,
             max_shift=spec.max_shift,
         )
+        for il in spec.layers:
+            program.energy_descent(il, energies[il], _of_layer(spec.thresholds, il), _of_layer(spec.targets, il))
+
+    return fill
+
+
+def _native_energy(layer: LayerEnergy, heads: Sequence[str]) -> _native.LayerEnergy:
+    """The layer with these heads only: the native core descends any head that it is given."""
+    return native_layer_energy(
+        LayerEnergy(layer.il, layer.subspace, {head: layer.heads[head] for head in heads if head in layer.heads})
+    )
+
+
+def _of_layer(by_head: Mapping[str, Mapping[int, float]], il: int) -> dict[str, float]:
+    return {head: by_layer[il] for head, by_layer in by_head.items() if il in by_layer}
 
 
 def intervention_program(interventions: Mapping[int, Sequence[Intervention]], n_embd: int) -> HookProgram:
     """The program of interventions by layer, applied in the order given.
 
     Raises:
-        SettingsError: a vector or an energy of another width than the model's.
+        SettingsError: a vector or an energy of another width than the model's; descents with different steps.
     """
+    descents: list[EnergyDescent] = []
+    steers_answers = False
     for il, sequence in interventions.items():
         for intervention in sequence:
             _check_width(il, intervention, n_embd)
+            steers_answers |= getattr(intervention, "rows", "all") == "answer"
+            if isinstance(intervention, EnergyDescent):
+                descents.append(intervention)
+    if len({descent.schedule for descent in descents}) > 1:
+        raise SettingsError(
+            "the EnergyDescents of one `intervening` share steps, step_size, relative, covariance and max_shift; "
+            "found different ones"
+        )
 
     def fill(program: _native.Program) -> None:
+        if descents:
+            first = descents[0]
+            program.set_descent(
+                step_size=first.step_size,
+                steps=first.steps,
+                relative=first.relative,
+                covariance=first.covariance,
+                n_tokens=0,
+                decay=1.0,
+                max_shift=first.max_shift,
+            )
         for il, sequence in interventions.items():
             for intervention in sequence:
                 _add(program, il, intervention)
 
-    steers_answers = any(
-        getattr(intervention, "rows", "all") == "answer" for sequence in interventions.values() for intervention in sequence
-    )
     return HookProgram(tuple(interventions), steers_answers, False, fill)
 
 
@@ -154,23 +185,9 @@ def _add(program: _native.Program, il: int, intervention: Intervention) -> None:
     elif isinstance(intervention, AblateDirection):
         program.ablate_direction(il, intervention.unit, intervention.amount, _SCOPES[intervention.rows])
     elif isinstance(intervention, EnergyDescent):
-        # Without a gate the native core descends the head "merged" at every row in scope.
+        # Without a gate the native core descends the head "merged" at every row of an answer.
         head = intervention.energy.heads[intervention.head]
         alone = LayerEnergy(intervention.energy.il, intervention.energy.subspace, {"merged": head})
-        program.energy_descent(
-            il,
-            native_layer_energy(alone),
-            ["merged"],
-            thresholds={"merged": intervention.threshold} if np.isfinite(intervention.threshold) else {},
-            targets={},
-            step_size=intervention.step_size,
-            steps=intervention.steps,
-            relative=intervention.relative,
-            covariance=intervention.covariance and intervention.energy.subspace is not None,
-            n_tokens=0,
-            decay=1.0,
-            max_shift=intervention.max_shift,
-            scope=_SCOPES[intervention.rows],
-        )
+        program.energy_descent(il, native_layer_energy(alone), {"merged": intervention.threshold}, {})
     else:
         program.host_function(il, intervention, "all")

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llama_cpp import Llama, LlamaState
+from llama_cpp import Llama, LlamaState, llama_chat_format
 from llama_cpp import llama_cpp as llama_api
+from llama_cpp.llama_chat_format import LlamaChatCompletionHandlerNotFoundException
 
 from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.fingerprint import ModelFingerprint
@@ -254,12 +255,30 @@ class EdgeLlama(Llama):
             ModelError: the GGUF has no chat template and no chat_format was chosen.
             PromptTooLongError: the prompt leaves no room for an answer in the context.
         """
+        self.chat_handler_in_use()
+        return super().create_chat_completion(*args, **kwargs)
+
+    def chat_handler_in_use(self) -> Any:
+        """llama-cpp-python's handler that turns this session's chats into prompts.
+
+        Raises:
+            ModelError: the GGUF has no chat template and no chat_format was chosen, or it is not a known one.
+        """
         if not self.has_chat_template and not self._chosen_chat_format:
             raise ModelError(
                 f"{self.model_path}: the GGUF has no chat template; choose a format that the model was trained on "
                 "with --chat-format NAME (chat_format= in Python), for example chatml or llama-2"
             )
-        return super().create_chat_completion(*args, **kwargs)
+        if self.chat_handler is not None:
+            return self.chat_handler
+        if self.chat_format in self._chat_handlers:
+            return self._chat_handlers[self.chat_format]
+        try:
+            return llama_chat_format.get_chat_completion_handler(self.chat_format)
+        except LlamaChatCompletionHandlerNotFoundException as error:
+            raise ModelError(
+                f"{self.chat_format!r} is no chat format of llama-cpp-python; for example chatml or llama-2"
+            ) from error
 
     def save_state(self) -> LlamaState:
         """As llama_cpp.Llama.save_state; the state remembers what its rows were made under."""

@@ -1,0 +1,370 @@
+"""Many prompts through one model: greedy answers, decoded side by side in one llama.cpp batch.
+
+Takes prompts as tokens and gives answers, first-token logits, states at the prompt's end and traces. Each sequence
+is steered by its own gate. What the prompts have in common at their beginning (the chat template's system part) is
+decoded once and shared. Leaves out sampling: everything here is greedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from llama_cpp import llama_cpp as llama_api
+
+from edge_eds.energy.file import EnergyFile
+from edge_eds.energy.settings import Steering
+from edge_eds.errors import PromptTooLongError, SteeringError
+from edge_eds.runtime.chat_prompt import Message, render_chat
+from edge_eds.runtime.energies import ModelFiles
+from edge_eds.runtime.hooks import armed
+from edge_eds.runtime.program import HookProgram, capture_program, steering_program
+from edge_eds.runtime.session import EdgeLlama
+from edge_eds.runtime.trace import DECISIONS, Trace
+
+_N_BATCH = 512
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass
+class Generation:
+    """One greedy answer."""
+
+    tokens: list[int]
+    text: str
+    finish_reason: str  # "stop" | "length"
+    n_prompt: int
+    first_logits: FloatArray | None = None  # (n_vocab,)
+    states: dict[int, FloatArray] | None = None  # layer -> (n_embd,) at the prompt's last token
+    trace: Trace = field(default_factory=Trace)
+
+
+@dataclass
+class _Sequence:
+    """A prompt that is being answered, in one sequence of the KV cache."""
+
+    index: int
+    prompt: list[int]
+    n_past: int
+    answer: list[int] = field(default_factory=list)
+    first_logits: FloatArray | None = None
+    states: dict[int, FloatArray] | None = None
+    trace: Trace = field(default_factory=Trace)
+
+
+@dataclass
+class _Rows:
+    """The rows of one decode, in batch order."""
+
+    answer_rows: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    n: int = 0
+
+    def add_answer_row(self, row: int, slot: int, offset: int) -> None:
+        self.answer_rows.append(row)
+        self.slots.append(slot)
+        self.offsets.append(offset)
+
+
+class _ParallelLlama(EdgeLlama):
+    """A session whose context holds several sequences in one unified KV cache."""
+
+    def __init__(self, *args: Any, n_sequences: int, **kwargs: Any) -> None:
+        self._n_sequences = n_sequences
+        super().__init__(*args, **kwargs)
+
+    @property
+    def context_params(self) -> llama_api.llama_context_params:
+        """The context's parameters."""
+        return EdgeLlama.context_params.fget(self)  # type: ignore[attr-defined]
+
+    @context_params.setter
+    def context_params(self, params: llama_api.llama_context_params) -> None:
+        params.n_seq_max = self._n_sequences
+        params.kv_unified = True  # rows then stay in batch order, which the hook counts on
+        EdgeLlama.context_params.fset(self, params)  # type: ignore[attr-defined]
+
+
+class BatchRunner:
+    """A model loaded for answering many prompts.
+
+    Args:
+        files: the GGUF and its LoRA adapter.
+        n_parallel: answers decoded side by side (recurrent models: one).
+        n_ctx: tokens that one prompt with its answer may have.
+        n_threads: None means llama.cpp's own choice.
+        energy: energies to steer with, or None.
+        chat_format: for a GGUF without a chat template.
+
+    Raises:
+        ModelError, EnergyFileError: as EdgeLlama.
+    """
+
+    def __init__(
+        self,
+        files: ModelFiles,
+        *,
+        n_parallel: int = 16,
+        n_ctx: int = 512,
+        n_threads: int | None = None,
+        energy: EnergyFile | None = None,
+        chat_format: str | None = None,
+    ) -> None:
+        self.files = files
+        self._n_ctx_sequence = n_ctx
+        # One more sequence holds what all prompts begin with.
+        self._llm = _ParallelLlama(
+            files.gguf,
+            n_sequences=n_parallel + 1,
+            lora_path=str(files.lora) if files.lora else None,
+            energy=energy,
+            n_ctx=n_ctx * (n_parallel + 1),
+            n_batch=_N_BATCH,
+            n_threads=n_threads,
+            n_threads_batch=n_threads,
+            chat_format=chat_format,
+            verbose=False,
+        )
+        recurrent = self._llm._is_recurrent or self._llm._is_hybrid
+        self._n_parallel = 1 if recurrent else n_parallel
+        self._shares_prefix = not recurrent
+        self._llm._hook.set_slots(n_parallel)
+        self._memory = llama_api.llama_get_memory(self._llm.ctx)
+        self._vocab = llama_api.llama_model_get_vocab(self._llm.model)
+
+    def __enter__(self) -> BatchRunner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._llm.close()
+
+    @property
+    def session(self) -> EdgeLlama:
+        """The session underneath, for its model facts; do not decode with it."""
+        return self._llm
+
+    def chat_tokens(self, prompt: str | Sequence[Message]) -> list[int]:
+        """Tokens of a user's prompt, or of a whole conversation, in the model's chat format."""
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        return render_chat(self._llm, messages)
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        steering: Steering | None = None,
+        capture_layers: Sequence[int] = (),
+        want_logits: bool = False,
+        on_done: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        """Answer every prompt greedily.
+
+        Args:
+            prompts: token ids, one list a prompt.
+            max_new_tokens: at least 1.
+            steering: None answers plainly.
+            capture_layers: layers whose state at the prompt's last token is kept (as the model computes it, after
+                any steering of that layer).
+            want_logits: keep the logits of the first new token.
+            on_done: called with the prompt's index and its answer as soon as it is complete.
+
+        Raises:
+            PromptTooLongError: a prompt that does not fit its part of the context, before anything is decoded.
+            SteeringError: steering was asked for and did not happen.
+        """
+        for i, prompt in enumerate(prompts):
+            if len(prompt) + max_new_tokens > self._n_ctx_sequence:
+                raise PromptTooLongError(
+                    f"prompt {i + 1}: {len(prompt)} tokens and {max_new_tokens} new ones, but a sequence holds "
+                    f"{self._n_ctx_sequence}; shorten the prompt or raise --ctx"
+                )
+        if any(len(prompt) == 0 for prompt in prompts):
+            raise SteeringError("a prompt is empty: it has no tokens")
+        program = self._program(steering)
+        run = _Run(self, program, max_new_tokens, tuple(capture_layers), want_logits)
+        with run.prefix_shared(prompts):
+            return run.all(prompts, on_done)
+
+    def _program(self, steering: Steering | None) -> HookProgram | None:
+        if steering is None or steering.strength == 0:
+            return None
+        if self._llm.energy_file is None:
+            raise SteeringError("steering was asked for, but no energies were loaded")
+        program = steering_program(self._llm.energy_file, steering)
+        if program is not None:
+            self._llm._check_layers(program.layers, "steer")
+        return program
+
+
+class _Run:
+    """One call of BatchRunner.generate: what is decoded now, and what waits."""
+
+    def __init__(
+        self,
+        runner: BatchRunner,
+        program: HookProgram | None,
+        max_new_tokens: int,
+        capture_layers: tuple[int, ...],
+        want_logits: bool,
+    ) -> None:
+        self.runner, self.program = runner, program
+        self.max_new_tokens, self.capture_layers, self.want_logits = max_new_tokens, capture_layers, want_logits
+        self.llm, self.memory = runner._llm, runner._memory
+        self.hook = self.llm._hook
+        self.prefix: list[int] = []
+        self.active: dict[int, _Sequence] = {}  # sequence id = slot
+
+    @contextmanager
+    def prefix_shared(self, prompts: Sequence[Sequence[int]]) -> Iterator[None]:
+        """Decode what all prompts begin with, into a sequence of its own."""
+        llama_api.llama_memory_clear(self.memory, True)
+        self.hook.set_program(None)
+        if self.runner._shares_prefix and len(prompts) > 1:
+            self.prefix = _common_prefix(prompts)
+            for start in range(0, len(self.prefix), _N_BATCH):
+                rows = _Rows()
+                for position in range(start, min(start + _N_BATCH, len(self.prefix))):
+                    self._put(rows, self.prefix[position], position, self.runner._n_parallel, output=False)
+                self._decode(rows)
+        try:
+            yield
+        finally:
+            self.hook.set_program(None)
+            llama_api.llama_memory_clear(self.memory, True)
+
+    def all(
+        self, prompts: Sequence[Sequence[int]], on_done: Callable[[int, Generation], None] | None
+    ) -> list[Generation]:
+        """Keep every sequence busy until all prompts are answered."""
+        self.hook.set_program(self.program.native() if self.program else None)
+        results: dict[int, Generation] = {}
+        waiting = list(range(len(prompts)))[::-1]
+        while waiting or self.active:
+            for slot in range(self.runner._n_parallel):
+                if slot not in self.active and waiting:
+                    index = waiting.pop()
+                    self.active[slot] = self._begin(slot, index, list(prompts[index]))
+            self._step()
+            for slot in [slot for slot, sequence in self.active.items() if self._is_over(sequence)]:
+                sequence = self.active.pop(slot)
+                results[sequence.index] = self._generation(sequence)
+                if on_done is not None:
+                    on_done(sequence.index, results[sequence.index])
+        return [results[index] for index in range(len(prompts))]
+
+    def _begin(self, slot: int, index: int, prompt: list[int]) -> _Sequence:
+        llama_api.llama_memory_seq_rm(self.memory, slot, -1, -1)
+        if self.prefix:
+            llama_api.llama_memory_seq_cp(self.memory, self.runner._n_parallel, slot, 0, len(self.prefix))
+        self.hook.reset_slot(slot)
+        return _Sequence(index, prompt, n_past=len(self.prefix))
+
+    def _step(self) -> None:
+        """One decode: a new token for every answer that has begun, and as much of the new prompts as fits."""
+        rows = _Rows()
+        outputs: dict[int, int] = {}  # slot -> batch row whose logits give its next token
+        for slot, sequence in self.active.items():
+            if sequence.answer:
+                outputs[slot] = rows.n
+                rows.add_answer_row(rows.n, slot, len(sequence.answer))
+                self._put(rows, sequence.answer[-1], sequence.n_past, slot, output=True)
+                sequence.n_past += 1
+        ends: dict[int, int] = {}  # slot -> index among the answer rows, for prompts that end in this decode
+        for slot, sequence in self.active.items():
+            if sequence.answer:
+                continue
+            for position in range(sequence.n_past, min(len(sequence.prompt), sequence.n_past + _N_BATCH - rows.n)):
+                is_end = position == len(sequence.prompt) - 1
+                if is_end:
+                    outputs[slot] = rows.n
+                    ends[slot] = len(rows.answer_rows)
+                    rows.add_answer_row(rows.n, slot, 0)
+                self._put(rows, sequence.prompt[position], position, slot, output=is_end)
+                sequence.n_past += 1
+        states = self._decode_with_states(rows) if ends and self.capture_layers else self._decode(rows)
+        for slot, row in outputs.items():
+            sequence = self.active[slot]
+            logits = np.ctypeslib.as_array(
+                llama_api.llama_get_logits_ith(self.llm.ctx, row), shape=(self.llm._n_vocab,)
+            )
+            if slot in ends:
+                sequence.first_logits = logits.copy() if self.want_logits else None
+                sequence.states = {il: array[ends[slot]].copy() for il, array in states.items()}
+            sequence.answer.append(int(logits.argmax()))
+        self._collect_traces(rows)
+
+    def _put(self, rows: _Rows, token: int, position: int, sequence_id: int, *, output: bool) -> None:
+        batch = self.llm._batch.batch
+        batch.token[rows.n] = token
+        batch.pos[rows.n] = position
+        batch.seq_id[rows.n][0] = sequence_id
+        batch.n_seq_id[rows.n] = 1
+        batch.logits[rows.n] = output
+        rows.n += 1
+
+    def _decode(self, rows: _Rows) -> dict[int, FloatArray]:
+        self.llm._batch.batch.n_tokens = rows.n
+        answer_rows, slots, offsets = (
+            np.asarray(values, dtype=np.int32) for values in (rows.answer_rows, rows.slots, rows.offsets)
+        )
+        with armed(self.hook, self.program, rows.n, answer_rows, slots, offsets):
+            self.llm._ctx.decode(self.llm._batch)
+        return {}
+
+    def _decode_with_states(self, rows: _Rows) -> dict[int, FloatArray]:
+        """Decode, and give layer -> (n answer rows, n_embd)."""
+        shape = (len(rows.answer_rows), self.llm.n_embd())
+        states = {il: np.empty(shape, dtype=np.float32) for il in self.capture_layers}
+        self.hook.set_program(
+            self.program.native(states, "planned") if self.program else capture_program(states, "planned")
+        )
+        self._decode(rows)
+        self.hook.set_program(self.program.native() if self.program else None)
+        return states
+
+    def _collect_traces(self, rows: _Rows) -> None:
+        if self.program is None:
+            return
+        source = self.program.host or self.hook
+        records = source.take_trace()
+        for slot, sequence in self.active.items():
+            sequence.trace.append(records[records["slot"] == slot])
+            read, score, decision = source.gate_state(slot)
+            if read:
+                sequence.trace.gate, sequence.trace.gate_score = DECISIONS[decision], score
+
+    def _is_over(self, sequence: _Sequence) -> bool:
+        if not sequence.answer:
+            return False
+        return len(sequence.answer) >= self.max_new_tokens or self._ends_answer(sequence.answer[-1])
+
+    def _ends_answer(self, token: int) -> bool:
+        return bool(llama_api.llama_vocab_is_eog(self.runner._vocab, token))
+
+    def _generation(self, sequence: _Sequence) -> Generation:
+        stopped = self._ends_answer(sequence.answer[-1])
+        tokens = sequence.answer[:-1] if stopped else sequence.answer
+        return Generation(
+            tokens=tokens,
+            text=self.llm.detokenize(tokens).decode("utf-8", errors="replace"),
+            finish_reason="stop" if stopped else "length",
+            n_prompt=len(sequence.prompt),
+            first_logits=sequence.first_logits,
+            states=sequence.states,
+            trace=sequence.trace,
+        )
+
+
+def _common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """What all prompts begin with, one token less than the shortest: every prompt decodes its own end."""
+    shortest, longest = min(prompts), max(prompts)  # in lexical order: what these two share, all share
+    length = 0
+    while length < min(len(shortest), len(longest)) and shortest[length] == longest[length]:
+        length += 1
+    return list(shortest[: min(length, min(map(len, prompts)) - 1)])
