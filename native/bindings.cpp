@@ -387,16 +387,21 @@ NB_MODULE(_native, m) {
     }
     m.attr("HEADS") = nb::tuple(heads);
 
-    static nb::object hook_error_type = nb::steal(PyErr_NewExceptionWithDoc(
-        "edge_eds._native.HookError", "Steering or capture was asked for and did not happen; `layer` is the layer's index, or -1.", PyExc_RuntimeError, nullptr));
-    m.attr("HookError") = hook_error_type;
+    // never released: the translator may run until the interpreter is gone
+    static PyObject * hook_error_type = PyErr_NewExceptionWithDoc(
+        "edge_eds._native.HookError", "Steering or capture was asked for and did not happen; `layer` is the layer's index, or -1.",
+        PyExc_RuntimeError, nullptr);
+    if (!hook_error_type) {
+        throw nb::python_error();
+    }
+    m.attr("HookError") = nb::borrow(hook_error_type);
     nb::register_exception_translator([](const std::exception_ptr & p, void *) {
         try {
             std::rethrow_exception(p);
         } catch (const hook_error & e) {
-            nb::object error = hook_error_type(e.what());
+            nb::object error = nb::borrow(hook_error_type)(e.what());
             error.attr("layer") = e.layer();
-            PyErr_SetObject(hook_error_type.ptr(), error.ptr());
+            PyErr_SetObject(hook_error_type, error.ptr());
         }
     });
 
@@ -428,6 +433,8 @@ NB_MODULE(_native, m) {
                  self.core.host_function(il, std::make_shared<python_row_function>(function.ptr()), scope_from_name(scope));
                  self.kept.push_back(std::move(function));
              }, "il"_a, "function"_a, "scope"_a,
+             nb::sig("def host_function(self, il: int, function: collections.abc.Callable[[numpy.typing.NDArray[numpy.float32]], "
+                     "numpy.typing.NDArray[numpy.float32] | None], scope: str) -> None"),
              "function(rows (n, n_embd) float32) edits its argument in place, or returns an array of the same shape")
         .def("gate_read", [](py_program & self, int32_t il, std::shared_ptr<layer_energy> energy, double weight) {
                  self.core.gate_read(il, std::move(energy), weight);
@@ -438,9 +445,9 @@ NB_MODULE(_native, m) {
                  fill_by_head(thresholds, *energy, "threshold", below);
                  fill_by_head(targets, *energy, "target", until);
                  self.core.energy_descent(il, std::move(energy), below, until);
-             }, "il"_a, "energy"_a, "thresholds"_a, "targets"_a, 
+             }, "il"_a, "energy"_a, "thresholds"_a, "targets"_a,
              "Descend the head that the gate decides for; {head: energy}, a head that is not named has no threshold or target",
-             nb::sig("def energy_descent(self, il: int, energy: LayerEnergy, thresholds: Mapping[str, float], targets: Mapping[str, float]) -> None"))
+             nb::sig("def energy_descent(self, il: int, energy: LayerEnergy, thresholds: collections.abc.Mapping[str, float], targets: collections.abc.Mapping[str, float]) -> None"))
         .def("set_descent", [](py_program & self, float step_size, int32_t steps, bool relative, bool covariance, int32_t n_tokens, float decay, float max_shift) {
                  self.core.set_descent({{step_size, steps, relative, covariance, max_shift}, n_tokens, decay});
              }, "step_size"_a, "steps"_a, "relative"_a, "covariance"_a, "n_tokens"_a, "decay"_a, "max_shift"_a,
@@ -462,7 +469,9 @@ NB_MODULE(_native, m) {
         "callback_address and user_data, and calling a hook that is gone is undefined. One thread at a time.\n"
         "A decode: begin(...); llama_decode; end(), or abort() if llama_decode failed. Otherwise the callback does nothing.")
         .def(nb::init<const nb::dict &, int32_t, int64_t>(), "functions"_a, "n_layer"_a, "n_embd"_a,
-             nb::sig("def __init__(self, functions: Mapping[str, int], n_layer: int, n_embd: int) -> None"))
+             nb::sig("def __init__(self, functions: collections.abc.Mapping[str, int], n_layer: int, n_embd: int) -> None"))
+        .def_prop_ro("n_layer", [](const py_hook & self) { return self.core.n_layer(); })
+        .def_prop_ro("n_embd", [](const py_hook & self) { return self.core.n_embd(); })
         .def_prop_ro("callback_address", [](const py_hook &) { return reinterpret_cast<uintptr_t>(&hook::eval_callback); },
                      "Address for llama_context_params.cb_eval")
         .def_prop_ro("user_data", [](py_hook & self) { return reinterpret_cast<uintptr_t>(&self.core); }, "Address for llama_context_params.cb_eval_user_data")
@@ -491,7 +500,7 @@ NB_MODULE(_native, m) {
                  }
                  return records;
              }, "[(il, n_embd, n_rows, n_bytes)] in the order met; n_embd is 0 where there were no rows")
-        .def("take_trace", &py_hook::take_trace, nb::sig("def take_trace(self) -> numpy.ndarray"),
+        .def("take_trace", &py_hook::take_trace, nb::sig("def take_trace(self) -> numpy.typing.NDArray[numpy.void]"),
              "The records since the last call: structured array (slot, offset, layer, head (index into HEADS), energy_before, energy_after,\n"
              "steps, shift = |new h - h| / |h|). Gate readings have head harm, steps 0 and energy_after = energy_before.")
         .def_prop_ro("rows_written", [](const py_hook & self) { return self.core.rows_written(); }, "Rows of the last decode that were written at any layer")

@@ -190,6 +190,9 @@ void program::check(int32_t n_layer, int64_t n_embd) const {
         if (!gated && !item.energy->has_head(HEAD_MERGED)) {
             throw std::invalid_argument(at_layer(item.layer) + "without a gate the head merged is descended, which this layer's energy does not have");
         }
+        if (gated && !item.energy->has_head(HEAD_FR) && !item.energy->has_head(HEAD_JB)) {
+            throw std::invalid_argument(at_layer(item.layer) + "with a gate the heads fr and jb are descended, and this layer's energy has neither");
+        }
     }
 }
 
