@@ -1,9 +1,9 @@
 """The energy file NAME.energy.onnx: the energies of one GGUF, the model they were made for, and how to steer.
 
-Standard ONNX with metadata; see graph.py for inputs and outputs. `EnergyFile.load` raises EnergyFileError with one
-line for anything that cannot be used, and never falls back to anything. A graph of another form than we export is
-welcome as long as it has our input and outputs ("bring your own energy"): then `energies` is None and only the
-engine "onnx" can evaluate it.
+Standard ONNX with metadata; see graph.py for inputs and outputs. `EnergyFile.load` raises EnergyFileError
+with one line for anything that cannot be used, and never falls back to anything. A graph of another form than
+we export is welcome as long as it has our input and outputs ("bring your own energy"): then `energies` is
+None and only the engine "onnx" can evaluate it.
 
 Left out: evaluating (engines.py), and finding the file that belongs to a model (the runtime).
 """
@@ -25,7 +25,7 @@ from onnx import TensorProto, numpy_helper
 
 from edge_eds.energy import graph
 from edge_eds.energy.fingerprint import ModelFingerprint
-from edge_eds.energy.network import EnergyModel
+from edge_eds.energy.network import EnergyModel, Subspace
 from edge_eds.energy.settings import Steering, SteeringSpec, resolve
 from edge_eds.errors import EnergyFileError, FingerprintError, SettingsError
 
@@ -39,9 +39,9 @@ _ONNX_FIRST_BYTE = b"\x08"  # field 1 (ir_version), a varint: what every ONNX fi
 class EnergyFile:
     """The content of an energy file, checked when made.
 
-    Exactly one of `energies` (our form) and `foreign` (any other ONNX model with our input and outputs) is given.
-    scores: measured numbers, any JSON object; versions {package: version}; prompt_set_hash and seed: what the
-    energies were trained from. Raises EnergyFileError when the parts do not fit each other.
+    Exactly one of `energies` (our form) and `foreign` (any other ONNX model with our input and outputs) is
+    given. scores: measured numbers, any JSON object; versions {package: version}; prompt_set_hash and seed:
+    what the energies were trained from. Raises EnergyFileError when the parts do not fit each other.
     """
 
     fingerprint: ModelFingerprint
@@ -71,6 +71,9 @@ class EnergyFile:
                     f"in a model of {self.fingerprint.n_layer} layers (the last one cannot be steered)"
                 )
         self._check_spec(self.spec)
+        for head in self.spec.heads:
+            if not any(head in heads[il] for il in self.spec.layers):
+                raise EnergyFileError(f"the settings descend {head}, but no steered layer has that energy")
         # fail here rather than when saving
         json.dumps([dict(self.scores), dict(self.versions)], allow_nan=False)
 
@@ -90,7 +93,11 @@ class EnergyFile:
         return tuple(il for il, heads in self.heads.items() if set(heads) & set(self.spec.heads))
 
     def resolve(self, steering: Steering) -> tuple[SteeringSpec, float]:
-        """Complete settings for one wish, and its strength; SettingsError where the file cannot do what it asks."""
+        """Complete settings for one wish, and its strength; SettingsError where the file cannot do what it
+        asks.
+
+        A head that none of the wished layers has is not descended: fewer layers may mean fewer heads.
+        """
         spec, strength = resolve(self.spec, steering, self.steerable_layers)
         try:
             self._check_spec(spec)
@@ -98,13 +105,17 @@ class EnergyFile:
             raise SettingsError(str(e)) from e
         return spec, strength
 
+    def subspace(self, il: int) -> Subspace | None:
+        """The subspace of a layer, for the covariance metric; None where there is none that can be read."""
+        return self.energies.layers[il].subspace if self.energies is not None else None
+
     def check_fingerprint(self, model: ModelFingerprint) -> None:
         """FingerprintError that shows both fingerprints, unless the file was made for `model`."""
         differing = self.fingerprint.mismatch(model)
         if differing:
             raise FingerprintError(
                 f"the energies were made for another model (other {', '.join(differing)}): "
-                f"made for [{self.fingerprint}], this one is [{model}]; fit energies for it with `edge-eds fit`"
+                f"made for [{self.fingerprint}], this one is [{model}]; make its own with `edge-eds fit`"
             )
 
     def to_onnx(self) -> onnx.ModelProto:
@@ -125,7 +136,7 @@ class EnergyFile:
         return proto
 
     def save(self, path: str | Path) -> None:
-        """Write to `path` so that a reader sees the old file or the whole new one. EnergyFileError if it cannot."""
+        """Write to `path`: a reader sees the old file or the whole new one. EnergyFileError on failure."""
         path = Path(path)
         if path.is_dir():
             raise EnergyFileError(f"{path}: is a directory; expected the path of an energy file to write")
@@ -180,15 +191,12 @@ class EnergyFile:
                 raise EnergyFileError(
                     f"the settings steer layer {il}, but there is no energy {' or '.join(spec.heads)} for it"
                 )
-        for head in spec.heads:
-            if not any(head in heads[il] for il in spec.layers):
-                raise EnergyFileError(f"the settings descend {head}, but no steered layer has that energy")
         for il in spec.gate.layers if spec.gate is not None else ():
             if "harm" not in heads.get(il, ()):
                 raise EnergyFileError(f"the gate reads layer {il}, but there is no energy harm for it")
         if spec.covariance:
             for il in spec.layers:
-                if self.energies is None or self.energies.layers[il].subspace is None:
+                if self.subspace(il) is None:
                     raise EnergyFileError(
                         f"the covariance metric needs a subspace and layer {il} has none that can be read; "
                         "set covariance to false"

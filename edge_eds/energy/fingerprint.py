@@ -1,9 +1,9 @@
 """The fingerprint of a language model: what an energy file must have been made for.
 
-Takes the path of a GGUF, and of a LoRA adapter where one is applied; gives a frozen value that can be compared,
-stored as JSON and shown in one line. Reads the header of the GGUF only, so that a chat does not wait for it, and
-every byte of the adapter. Left out: the base model's weights. Two fine-tunes with the same shape, vocabulary,
-quantisation and chat template have the same fingerprint.
+Takes the path of a GGUF, and of a LoRA adapter where one is applied; gives a frozen value that can be
+compared, stored as JSON and shown in one line. Reads the header of the GGUF only, so that a chat does not
+wait for it, and every byte of the adapter. Left out: the base model's weights. Two fine-tunes with the same
+shape, vocabulary, quantisation and chat template have the same fingerprint.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _HASHES = ("vocab_hash", "chat_template_hash", "lora_hash")
 class ModelFingerprint:
     """What makes hidden states comparable: the same shape, tokens, quantisation, chat template and LoRA.
 
-    Hashes are SHA-256 in hex; chat_template_hash is "none" for a GGUF without a template, lora_hash None without
-    an adapter.
+    Hashes are SHA-256 in hex; chat_template_hash is "none" for a GGUF without a template, lora_hash None
+    without an adapter.
     """
 
     architecture: str
@@ -78,14 +78,14 @@ class ModelFingerprint:
             if f.name == "lora_hash":
                 kinds = (str, type(None))
             if not isinstance(data[f.name], kinds) or isinstance(data[f.name], bool):
-                raise ValueError(f"{f.name} of a fingerprint is {data[f.name]!r}")  # noqa: TRY004 (see docstring)
+                raise ValueError(f"{f.name} of a fingerprint is {data[f.name]!r}")
         return cls(**data)
 
     def __str__(self) -> str:
         shown = {name: (getattr(self, name) or "none")[:SHOWN_DIGITS] for name in _HASHES}
         return (
-            f"{self.architecture} {self.n_layer}x{self.n_embd} {self.quantization} vocab {shown['vocab_hash']} "
-            f"template {shown['chat_template_hash']} lora {shown['lora_hash']}"
+            f"{self.architecture} {self.n_layer}x{self.n_embd} {self.quantization} "
+            f"vocab {shown['vocab_hash']} template {shown['chat_template_hash']} lora {shown['lora_hash']}"
         )
 
 
@@ -98,7 +98,7 @@ def _vocab_hash(header: GgufHeader) -> str:
 
 
 def _quantization(header: GgufHeader) -> str:
-    """Name of the file type, such as "Q4_1"; where the file does not state one, its most frequent tensor type."""
+    """Name of the file type, such as "Q4_1"; of the most frequent tensor type where none is stated."""
     file_type = header.metadata.get("general.file_type")
     if isinstance(file_type, int):
         try:

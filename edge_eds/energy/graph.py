@@ -1,13 +1,14 @@
 """Energies as an ONNX graph: export with the analytic gradient as ordinary nodes, and parse back.
 
 One input `hidden` float32 (n, n_embd); for each layer and head the outputs `energy.{il}.{head}` (n,) and
-`gradient.{il}.{head}` (n, n_embd), the gradient being dE/dh. Standard operators of opset 17 only, LayerNorm spelt
-out, so any ONNX runtime computes both without differentiating anything. Layers share nothing but constants and
-heads of a layer only z, so an output needs nothing of its neighbours.
+`gradient.{il}.{head}` (n, n_embd), the gradient being dE/dh. Standard operators of opset 17 only, LayerNorm
+spelt out, so any ONNX runtime computes both without differentiating anything. Layers share nothing but
+constants and heads of a layer only z, so an output needs nothing of its neighbours. (ONNX Runtime still
+evaluates every node of the graph it has loaded, whichever outputs are fetched: load what `extract` gives.)
 
-`parse` recognises a graph of this form by rebuilding it from the weights found in it and comparing node by node.
-Other graphs with the same input and outputs are fine for ONNX Runtime; `extract` cuts one output's part out of
-either. Left out: metadata and files (file.py).
+`parse` recognises a graph of this form by rebuilding it from the weights found in it and comparing node by
+node. Other graphs with the same input and outputs are fine for ONNX Runtime; `extract` cuts one output's part
+out of either. Left out: metadata and files (file.py).
 
 Initializers: layer.{il}.mu, .P, .s; layer.{il}.{head}.{i}.W, .b, .gamma, .beta of hidden block i;
 layer.{il}.{head}.w, .c.
@@ -100,7 +101,9 @@ def parse(proto: onnx.ModelProto) -> EnergyModel | None:
     same = (
         constants.keys() == arrays.keys()
         and all(constants[name].shape == arrays[name].shape for name in arrays)
-        and all(np.array_equal(arrays[name], constants[name]) for name in _CONSTANTS)
+        and all(
+            np.array_equal(arrays[name], constants[name]) for name in constants.keys() & _CONSTANTS.keys()
+        )
         and list(proto.graph.node) == _graph_nodes(model)
         and {o.name for o in proto.graph.output}
         == {name(il, head) for il, layer in model.layers.items() for head in layer.heads for name in _NAMES}
@@ -109,7 +112,7 @@ def parse(proto: onnx.ModelProto) -> EnergyModel | None:
 
 
 def input_width(proto: onnx.ModelProto) -> int | None:
-    """n_embd of the input `hidden` (n, n_embd); None unless it is the only input, float32 and of known width."""
+    """n_embd of `hidden` (n, n_embd); None unless it is the only input, float32 and of known width."""
     constants = {tensor.name for tensor in proto.graph.initializer}
     inputs = [i for i in proto.graph.input if i.name not in constants]
     if [i.name for i in inputs] != [INPUT]:
@@ -187,7 +190,12 @@ _CONSTANTS: Mapping[str, np.ndarray] = {
 
 
 def _initializers(model: EnergyModel) -> dict[str, np.ndarray]:
-    arrays: dict[str, np.ndarray] = dict(_CONSTANTS)
+    arrays: dict[str, np.ndarray] = {}
+    blocks = [b for layer in model.layers.values() for head in layer.heads.values() for b in head.hidden]
+    if blocks:
+        arrays["one"] = _CONSTANTS["one"]
+    if any(block.gamma is not None for block in blocks):
+        arrays["eps"] = _CONSTANTS["eps"]
     for il, layer in model.layers.items():
         at = f"layer.{il}"
         if layer.subspace is not None:
@@ -205,7 +213,7 @@ def _initializers(model: EnergyModel) -> dict[str, np.ndarray]:
 
 
 def _layers_of(arrays: Mapping[str, np.ndarray]) -> dict[int, LayerEnergy]:
-    """The layers that initializers spell out; KeyError where one is missing, ValueError where one does not fit."""
+    """The layers that initializers spell out; KeyError or ValueError where one is missing or wrong."""
     n_blocks: dict[tuple[int, str], int] = {}
     for name in arrays.keys() - _CONSTANTS.keys():
         match = _INITIALIZER.fullmatch(name)

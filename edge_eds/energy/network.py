@@ -1,8 +1,8 @@
 """Energies as plain NumPy: frozen weights, the closed form of energy and gradient, and the reference descent.
 
-Takes rows of the residual stream H (n, n_embd) and gives E (n,) and dE/dH (n, n_embd). A *head* is one small MLP
-with a scalar output; the heads of one layer share one projection (a *subspace*). Sign: low energy is good,
-steering goes down the gradient.
+Takes rows of the residual stream H (n, n_embd) and gives E (n,) and dE/dH (n, n_embd). A *head* is one small
+MLP with a scalar output; the heads of one layer share one projection (a *subspace*). Sign: low energy is
+good, steering goes down the gradient.
 
     z = (P (h - mu)) / s                         with a subspace; without one z = h
     a = W x + b;  LayerNorm(a) where the layer has it;  x = a * sigmoid(a)
@@ -10,8 +10,8 @@ steering goes down the gradient.
     dE/dh = P^T ((dE/dz) / s)
 
 Weights are float32. The arithmetic runs in the type of H: float32 as in the native core and in ONNX Runtime,
-float64 for finite differences. This is the reference that the other engines are tested against, not the fast one.
-Left out: training (training.py), files (file.py), which rows and layers are steered (the runtime).
+float64 for finite differences. This is the reference that the other engines are tested against, not the fast
+one. Left out: training (training.py), files (file.py), which rows and layers are steered (the runtime).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ORTHONORMAL_TOLERANCE = 1e-3
 
 
 def _frozen(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]) -> Float32Array:
-    """A read-only float32 copy of `value`; ValueError when its shape or its values are not as they must be."""
+    """A read-only float32 copy of `value`; ValueError for a wrong shape or values that are not finite."""
     array = np.array(value, dtype=np.float32, order="C", copy=True)
     fits = array.ndim == len(shape) and all(
         w is None or w == n for w, n in zip(shape, array.shape, strict=True)
@@ -91,7 +91,7 @@ class HiddenLayer:
 
 
 class _Saved(NamedTuple):
-    """Of one hidden block: SiLU's input and its sigmoid, LayerNorm's output before gamma and its 1 / sqrt(var + eps)."""
+    """Of one hidden block: SiLU's input and its sigmoid, LayerNorm's output before gamma, 1 / its std."""
 
     a: FloatArray
     sigmoid: FloatArray
@@ -188,19 +188,23 @@ class Subspace:
 
     def project(self, H: FloatArray) -> FloatArray:
         """Z (n, r) of rows H (n, n_embd)."""
-        return ((H - self.mu) @ self.P.T) / self.s
+        Z: FloatArray = ((H - self.mu) @ self.P.T) / self.s
+        return Z
 
     def lift(self, dZ: FloatArray) -> FloatArray:
         """The move in H (n, n_embd) that moves Z by dZ (n, r): P^T (s * dz)."""
-        return (dZ * self.s) @ self.P
+        dH: FloatArray = (dZ * self.s) @ self.P
+        return dH
 
     def gradient_in_h(self, gradient_z: FloatArray) -> FloatArray:
         """dE/dh (n, n_embd) from dE/dz (n, r): P^T (g / s)."""
-        return (gradient_z / self.s) @ self.P
+        gradient: FloatArray = (gradient_z / self.s) @ self.P
+        return gradient
 
     def gradient_in_z(self, gradient_h: FloatArray) -> FloatArray:
         """dE/dz (n, r) from dE/dh (n, n_embd): s * (P g), the inverse of `gradient_in_h` as P P^T = 1."""
-        return (gradient_h @ self.P.T) * self.s
+        gradient: FloatArray = (gradient_h @ self.P.T) * self.s
+        return gradient
 
 
 class Descent(NamedTuple):
@@ -215,7 +219,7 @@ class Descent(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LayerEnergy:
-    """The energies of one layer (block output `l_out-<il>`): a shared subspace, or none, and one MLP a head."""
+    """The energies of one layer (block output `l_out-<il>`): a subspace, or none, and one MLP a head."""
 
     il: int
     subspace: Subspace | None
@@ -340,17 +344,18 @@ def descend(
 ) -> Descent:
     """Move rows H (n, n_embd) down an energy; the reference for what the native core does.
 
-    `energy_and_gradient` maps rows (m, n_embd) to E (m,) and dE/dh (m, n_embd); any engine serves. Each row on its
-    own takes `steps` steps of length L = step_size * |h| (`relative`) or step_size; `step_size` is one number or
-    one a row.
+    `energy_and_gradient` maps rows (m, n_embd) to E (m,) and dE/dh (m, n_embd); any engine serves. Each row
+    on its own takes `steps` steps of length L = step_size * |h| (`relative`) or step_size; `step_size` is one
+    number or one a row.
 
-        with `subspace` (covariance metric)  z <- z - L * g / |s*g|  with g = dE/dz,  at last h + P^T (s*(z_K - z_0))
-        without (euclidean metric)           h <- h - L * g / |g|    with g = dE/dh
+        with `subspace` (covariance metric)  z <- z - L * g / |s*g|  with g = dE/dz,  at last h + P^T (s*(z_K
+        - z_0)) without (euclidean metric)           h <- h - L * g / |g|    with g = dE/dh
 
-    In the covariance metric a step in h is P^T (s * dz) = -L Sigma dE/dh / |Sigma dE/dh| with Sigma = P^T s^2 P.
-    A row stops before a step when its energy is at or under `target`, or when its gradient vanishes. `max_shift`
-    above 0 caps the whole move at max_shift * |h|. A row whose energy is at or under `threshold`, or that takes no
-    step, keeps its bits. Raises SteeringError when an energy, a gradient or a moved row is not finite.
+    In the covariance metric a step in h is P^T (s * dz) = -L Sigma dE/dh / |Sigma dE/dh| with Sigma = P^T s^2
+    P. A row stops before a step when its energy is at or under `target`, or when its gradient vanishes.
+    `max_shift` above 0 caps the whole move at max_shift * |h|. A row whose energy is at or under `threshold`,
+    or that takes no step, keeps its bits. Raises SteeringError when an energy, a gradient or a moved row is
+    not finite.
     """
     rates = np.broadcast_to(np.asarray(step_size, dtype=H.dtype), (H.shape[0],))
     before, gradient = energy_and_gradient(H)

@@ -1,7 +1,8 @@
-"""Steering settings: what a user asks for (`Steering`), and the complete settings of an energy file (`SteeringSpec`).
+"""Steering settings: what a user asks for (`Steering`), and the complete settings of an energy file
+(`SteeringSpec`).
 
-Both are frozen and checked when made: a value out of its range raises SettingsError with one line that names it.
-`resolve` lays the one over the other. Nothing here knows about models, files or engines.
+Both are frozen and checked when made: a value out of its range raises SettingsError with one line that names
+it. `resolve` lays the one over the other. Nothing here knows about models, files or engines.
 
 The settings mean (network.descend has the formula, the runtime applies it):
     eta at token k after the prompt's end = step_size * strength * decay**k
@@ -96,8 +97,8 @@ _CHECKS: dict[str, Callable[[str, object], Any]] = {
 class Steering:
     """What a user asks for. None keeps the value that the energy file was tuned with.
 
-    strength scales every step (0: no steering at all, bit-identical to the plain model). The other fields replace
-    the field of the same name of SteeringSpec; gate_benign and gate_harmful those of its gate.
+    strength scales every step (0: no steering at all, bit-identical to the plain model). The other fields
+    replace the field of the same name of SteeringSpec; gate_benign and gate_harmful those of its gate.
     """
 
     strength: float = 1.0
@@ -161,9 +162,9 @@ class GateSpec:
 class SteeringSpec:
     """Complete settings, as an energy file stores them.
 
-    gate None: head "merged" is descended at every steered row. With a gate, `heads` are some of "fr" and "jb".
-    thresholds and targets {head: {il: energy}}: a row at or under its threshold is not written, a descent stops at
-    or under its target; a missing entry means that there is none.
+    gate None: head "merged" is descended at every steered row. With a gate, `heads` are some of "fr" and
+    "jb". thresholds and targets {head: {il: energy}}: a row at or under its threshold is not written, a
+    descent stops at or under its target; a missing entry means that there is none.
     """
 
     gate: GateSpec | None
@@ -187,16 +188,16 @@ class SteeringSpec:
         object.__setattr__(self, "heads", tuple(head for head in HEADS if head in self.heads))
         usable = ("merged",) if self.gate is None else ("fr", "jb")
         if not self.heads or set(self.heads) - set(usable):
-            without = "without a gate" if self.gate is None else "with a gate"
+            case = "without a gate" if self.gate is None else "with a gate"
             raise SettingsError(
-                f"heads are {', '.join(self.heads) or 'empty'}, expected {' or '.join(usable)} {without}"
+                f"heads are {', '.join(self.heads) or 'empty'}, expected {' or '.join(usable)} {case}"
             )
         for name in ("thresholds", "targets"):
             object.__setattr__(self, name, self._energies(name, getattr(self, name)))
         if self.gate is not None and self.gate.layers[-1] > self.layers[0]:
             raise SettingsError(
-                f"the gate reads layer {self.gate.layers[-1]}, above the first steered layer {self.layers[0]}: "
-                "it must be read before anything is steered"
+                f"the gate reads layer {self.gate.layers[-1]}, above the first steered layer "
+                f"{self.layers[0]}: it must be read before anything is steered"
             )
 
     @staticmethod
@@ -223,7 +224,7 @@ class SteeringSpec:
 
     @classmethod
     def from_json(cls, text: str) -> SteeringSpec:
-        """The spec that `to_json` wrote; SettingsError for anything else, unknown and missing keys included."""
+        """The spec that `to_json` wrote; SettingsError for anything else, unknown keys included."""
         try:
             data = json.loads(text)
         except ValueError as e:
@@ -265,9 +266,9 @@ def resolve(
 ) -> tuple[SteeringSpec, float]:
     """The complete settings for one wish, and its strength.
 
-    `available` are the layers that can be steered (EnergyFile.resolve passes those of the file); left out, the
-    layers that the spec itself names. SettingsError for a layer that is not among them, for gate bounds where
-    there is no gate, and for layers below the gate.
+    `available` are the layers that can be steered (EnergyFile.resolve passes those of the file); left out,
+    the layers that the spec itself names. SettingsError for a layer that is not among them, for gate bounds
+    where there is no gate, and for layers below the gate.
     """
     if available is None:
         available = {*spec.layers, *(il for by_layer in spec.thresholds.values() for il in by_layer)}
