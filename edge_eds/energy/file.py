@@ -265,7 +265,7 @@ def _require_finite(proto: onnx.ModelProto) -> None:
         if tensor.data_type not in _FLOATS:
             continue
         try:
-            values = numpy_helper.to_array(tensor).astype(np.float64)
+            values = numpy_helper.to_array(tensor)
         except ValueError as e:
             raise EnergyFileError(f"weights {tensor.name or '(constant)'} are damaged: {e}") from e
         if not np.isfinite(values).all():
