@@ -11,8 +11,6 @@ Left out: evaluating (engines.py), and finding the file that belongs to a model 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +26,7 @@ from edge_eds.energy.fingerprint import ModelFingerprint
 from edge_eds.energy.network import EnergyModel, Subspace
 from edge_eds.energy.settings import Steering, SteeringSpec, resolve
 from edge_eds.errors import EnergyFileError, FingerprintError, SettingsError
+from edge_eds.files import write_whole
 
 FORMAT_VERSION = 1
 PREFIX = "edge_eds."  # of our keys in the ONNX metadata
@@ -146,22 +145,10 @@ class EnergyFile:
             raise EnergyFileError(
                 f"{path}: cannot be written: the energies are too large for one ONNX file"
             ) from e
-        temporary = None
         try:
-            with tempfile.NamedTemporaryFile(
-                dir=path.parent, prefix=path.name + ".", suffix=".tmp", delete=False
-            ) as file:
-                temporary = file.name
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)  # a temporary file is private, an energy file need not be
-            os.replace(temporary, path)
+            write_whole(path, data)
         except OSError as e:
             raise EnergyFileError(f"{path}: cannot be written: {e.strerror or e}") from e
-        finally:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> EnergyFile:

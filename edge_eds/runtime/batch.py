@@ -17,6 +17,7 @@ import numpy.typing as npt
 from llama_cpp import llama_cpp as llama_api
 
 from edge_eds.energy.file import EnergyFile
+from edge_eds.energy.fingerprint import ModelFingerprint
 from edge_eds.energy.settings import Steering
 from edge_eds.errors import PromptTooLongError, SteeringError
 from edge_eds.runtime.chat_prompt import Message, render_chat
@@ -116,13 +117,14 @@ class BatchRunner:
         chat_format: str | None = None,
     ) -> None:
         self.files = files
+        self.fingerprint = ModelFingerprint.from_gguf(files.gguf, files.lora)
         self._n_ctx_sequence = n_ctx
         # One more sequence holds what all prompts begin with.
         self._llm = _ParallelLlama(
             files.gguf,
             n_sequences=n_parallel + 1,
             lora_path=str(files.lora) if files.lora else None,
-            energy=energy,
+            energy=None,
             n_ctx=n_ctx * (n_parallel + 1),
             n_batch=_N_BATCH,
             n_threads=n_threads,
@@ -130,6 +132,7 @@ class BatchRunner:
             chat_format=chat_format,
             verbose=False,
         )
+        self.use_energy(energy)
         recurrent = self._llm._is_recurrent or self._llm._is_hybrid
         self._n_parallel = 1 if recurrent else n_parallel
         self._shares_prefix = not recurrent
@@ -147,6 +150,16 @@ class BatchRunner:
     def session(self) -> EdgeLlama:
         """The session underneath, for its model facts; do not decode with it."""
         return self._llm
+
+    def use_energy(self, energy: EnergyFile | None) -> None:
+        """Steer with these energies from the next `generate` on.
+
+        Raises:
+            FingerprintError: they were made for another model.
+        """
+        if energy is not None:
+            energy.check_fingerprint(self.fingerprint)
+        self._energy = energy
 
     def chat_tokens(self, prompt: str | Sequence[Message]) -> list[int]:
         """Tokens of a user's prompt, or of a whole conversation, in the model's chat format."""
@@ -194,9 +207,9 @@ class BatchRunner:
     def _program(self, steering: Steering | None) -> HookProgram | None:
         if steering is None or steering.strength == 0:
             return None
-        if self._llm.energy_file is None:
+        if self._energy is None:
             raise SteeringError("steering was asked for, but no energies were loaded")
-        program = steering_program(self._llm.energy_file, steering)
+        program = steering_program(self._energy, steering)
         if program is not None:
             self._llm._check_layers(program.layers, "steer")
         return program
