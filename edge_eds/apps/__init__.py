@@ -1,0 +1,1 @@
+"""The commands of edge-eds: what talks to people. Only `cli` and this package print."""

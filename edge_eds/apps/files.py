@@ -1,0 +1,38 @@
+"""Text files that people name on the command line: read and written with one clear line when it fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edge_eds.errors import InputError
+from edge_eds.files import write_whole
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path`, all or nothing.
+
+    Raises:
+        InputError: a directory, a folder that is not there, no permission, a full disk.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory; expected the name of a file to write")
+    try:
+        write_whole(path, text.encode("utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text in `path`.
+
+    Raises:
+        InputError: a directory, no such file, no permission, not text.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory; expected a file")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error

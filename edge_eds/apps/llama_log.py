@@ -1,0 +1,34 @@
+"""Keeps llama.cpp's own log off the terminal, and remembers its last error for a message of ours."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+
+from llama_cpp import llama_cpp as llama_api
+
+_ERROR = 3  # GGML_LOG_LEVEL_ERROR
+
+
+class LlamaLog:
+    """Takes over the log of llama.cpp, which is one for the whole process."""
+
+    def __init__(self) -> None:
+        self.last_error = ""
+        self._callback = llama_api.llama_log_callback(self._receive)  # llama.cpp keeps no reference
+
+    def install(self) -> None:
+        """From now on nothing of llama.cpp's log is printed."""
+        self.last_error = ""
+        llama_api.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def _receive(self, level: int, text: bytes, _: ctypes.c_void_p) -> None:
+        # Called from C: nothing may be raised here.
+        if level == _ERROR:
+            self.last_error = text.decode("utf-8", errors="replace").strip()
+
+
+@lru_cache(maxsize=1)
+def llama_log() -> LlamaLog:
+    """The one log of this process."""
+    return LlamaLog()

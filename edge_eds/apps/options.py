@@ -1,0 +1,69 @@
+"""The options that mean the same in every command: each has its one home here.
+
+Light on purpose: `edge-eds --help` imports this, so nothing here may import NumPy or llama.cpp.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str | None,
+    typer.Argument(metavar="[MODEL]", help="A GGUF file; the default model if left out.", show_default=False),
+]
+Lora = Annotated[
+    Path | None,
+    typer.Option("--lora", metavar="PATH", help="LoRA adapter (GGUF) to apply to MODEL.", show_default=False),
+]
+Energy = Annotated[
+    str,
+    typer.Option(
+        "--energy",
+        metavar="auto|none|PATH",
+        help="Energies to steer with: found by name, none at all, or a file.",
+    ),
+]
+Strength = Annotated[
+    float | None,
+    typer.Option(
+        "--strength", help="How hard to steer: 1 as tuned (the default), 0 not at all.", show_default=False
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", help="CPU threads; llama.cpp chooses if left out.", show_default=False),
+]
+Ctx = Annotated[
+    int | None,
+    typer.Option("--ctx", help="Context in tokens; up to 4096 if left out.", show_default=False),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", help="Seed for everything random; drawn anew if left out.", show_default=False),
+]
+ChatFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--chat-format",
+        metavar="NAME",
+        help="Chat format in place of the GGUF's own template, e.g. chatml.",
+        show_default=False,
+    ),
+]
+System = Annotated[
+    str | None, typer.Option("--system", metavar="TEXT", help="System prompt.", show_default=False)
+]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Longest answer, in tokens.")]
+Temperature = Annotated[
+    float, typer.Option("--temperature", help="Sampling temperature; 0 takes the likeliest token.")
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="PATH", help="Write the result to this file as well.", show_default=False),
+]

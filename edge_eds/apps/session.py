@@ -1,0 +1,190 @@
+"""Opens the session that a command talks to: from options to a loaded, steered model.
+
+Takes the options that mean the same in every command; gives a Session. Whatever stands in the way (no such
+file, no chat template, no energies) is one clear line before the weights are loaded. Leaves out generating
+(answer.py).
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from edge_eds.apps.llama_log import llama_log
+from edge_eds.apps.settings import MIN_CTX, SessionOptions
+from edge_eds.energy.gguf_header import GgufHeader, read_gguf_header
+from edge_eds.energy.settings import Steering
+from edge_eds.errors import EnergyFileError, ModelError, SteeringError
+from edge_eds.runtime.energies import ModelFiles, find_energy_file
+from edge_eds.runtime.model_file import CHAT_TEMPLATE_KEY, check_chat_model
+from edge_eds.runtime.session import EdgeLlama
+
+DEFAULT_CTX = 4096  # tokens; a model trained on 128k would otherwise take gigabytes for its KV cache
+
+# What `fit` took on the default model with two threads; it grows with the weights, read once for each token.
+_FIT_SECONDS, _FIT_BYTES, _FIT_THREADS = 30 * 60, 98_000_000, 2
+
+
+class Session:
+    """A loaded model with its energies, and the strength in force."""
+
+    def __init__(self, llm: EdgeLlama, files: ModelFiles, energy_path: Path | None, strength: float) -> None:
+        self.llm = llm
+        self.files = files
+        self.energy_path = energy_path
+        self._stack = ExitStack()
+        self._tuned = self._in_force = strength
+
+    @property
+    def name(self) -> str:
+        """How people see the model."""
+        return self.files.name
+
+    @property
+    def steerable(self) -> bool:
+        """Whether there are energies to steer with."""
+        return self.llm.energy_file is not None
+
+    @property
+    def strength(self) -> float:
+        """The strength in force; 0 without energies."""
+        return self._in_force if self.steerable else 0.0
+
+    def require_energies(self, what: str) -> None:
+        """SteeringError unless there is something to steer with."""
+        if not self.steerable:
+            raise SteeringError(f"{what} needs energies, and this session has none (--energy none)")
+
+    def steer(self, strength: float) -> None:
+        """Steer this hard from now on.
+
+        Entering the same settings again would make the KV cache start anew, so nothing happens then.
+
+        Raises:
+            SettingsError: a strength out of range.
+            SteeringError: there are no energies.
+        """
+        if strength == self.strength:
+            return
+        self._stack.close()
+        self._in_force = self._tuned
+        if strength != self._tuned or not self.steerable:
+            self._stack.enter_context(self.llm.steered(Steering(strength=strength)))
+            self._in_force = strength
+
+    @property
+    def greeting(self) -> str:
+        """One line that says what one talks to."""
+        if self.energy_path is None:
+            return f"{self.name}, unsteered (--energy none). /help lists the commands, Ctrl-D leaves."
+        steered = f"steered by {self.energy_path.name}" if self.strength else "steering is off"
+        return f"{self.name}, {steered}. /help lists the commands, Ctrl-D leaves."
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._stack.close()
+        self.llm.close()
+
+
+def open_session(options: SessionOptions) -> Session:
+    """Load the model with its energies, ready to chat.
+
+    Raises:
+        EdgeError: one line that says what is in the way and what to do.
+    """
+    files = options.files()
+    header = check_files(files)
+    if options.chat_format is None and CHAT_TEMPLATE_KEY not in header.metadata:
+        raise ModelError(
+            f"{files.gguf}: the GGUF has no chat template; choose the format that the model was trained on, "
+            "for example --chat-format chatml (or llama-2, llama-3, gemma, zephyr)"
+        )
+    energy_path = find_energies(options, files)
+    strength = 1.0 if options.strength is None else options.strength
+    llm = load_quietly(
+        files,
+        energy=energy_path,
+        steering=None if energy_path is None else Steering(strength=strength),
+        n_ctx=options.ctx or _default_ctx(header),
+        n_threads=options.threads,
+        n_threads_batch=options.threads,
+        chat_format=options.chat_format,
+    )
+    llm.chat_handler_in_use()  # an unknown --chat-format is told here, not after the first question
+    return Session(llm, files, energy_path, strength)
+
+
+def load_quietly(files: ModelFiles, **llama_args: Any) -> EdgeLlama:
+    """EdgeLlama without llama.cpp's log on the terminal; its last error goes into the message of ours.
+
+    Raises:
+        EdgeError: the model or its energies cannot be used.
+    """
+    log = llama_log()
+    log.install()
+    lora = None if files.lora is None else str(files.lora)
+    try:
+        return EdgeLlama(files.gguf, lora_path=lora, verbose=False, **llama_args)
+    except ModelError as error:
+        reason = f" ({log.last_error})" if log.last_error else ""
+        raise ModelError(f"{error}{reason}") from error
+
+
+def check_files(files: ModelFiles) -> GgufHeader:
+    """The header of the model's GGUF.
+
+    Raises:
+        ModelError: a file that is missing, broken, or no chat model or adapter.
+    """
+    header = read_gguf_header(files.gguf)
+    check_chat_model(header)
+    if files.lora is not None and read_gguf_header(files.lora).metadata.get("general.type") != "adapter":
+        raise ModelError(f"{files.lora}: is no LoRA adapter; expected a GGUF whose general.type is adapter")
+    return header
+
+
+def find_energies(options: SessionOptions, files: ModelFiles) -> Path | None:
+    """The energy file that the options ask for; None where they ask for none.
+
+    Raises:
+        EnergyFileError: it is to be found by name, and there is none; the line says how to make one.
+    """
+    if options.energy == "none":
+        return None
+    if options.energy != "auto":
+        return Path(options.energy).expanduser()
+    try:
+        return find_energy_file(files.gguf, files.lora)
+    except EnergyFileError as error:
+        lora = "" if files.lora is None else f" --lora {files.lora}"
+        raise EnergyFileError(
+            f"{files.name}: there are no energies for this model yet; `edge-eds fit {files.gguf}{lora}` "
+            "makes them: it asks the model a set of prompts, trains on its answers and tries out how to steer, "
+            f"{fit_time(files.gguf, options.threads)} here; --energy none chats unsteered"
+        ) from error
+
+
+def fit_time(gguf: Path, threads: int | None) -> str:
+    """About how long `fit` takes for a model file on this machine, in words."""
+    seconds = _FIT_SECONDS * gguf.stat().st_size / _FIT_BYTES * _FIT_THREADS / (threads or _n_cpus())
+    if seconds < 90 * 60:
+        return f"about {max(5 * round(seconds / 300), 5)} minutes"
+    return f"about {round(seconds / 3600)} hours"
+
+
+def _n_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _default_ctx(header: GgufHeader) -> int:
+    trained = header.arch_value("context_length")
+    return min(trained, DEFAULT_CTX) if isinstance(trained, int) and trained >= MIN_CTX else DEFAULT_CTX
