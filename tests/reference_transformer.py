@@ -22,7 +22,7 @@ import numpy.typing as npt
 from gguf import GGUFReader
 from gguf.quants import dequantize
 
-Array = npt.NDArray[np.float64]
+Array = npt.NDArray[Any]  # float64
 
 
 @dataclass(frozen=True)

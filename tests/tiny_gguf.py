@@ -207,7 +207,7 @@ def _qwen3moe(m: _Model) -> None:
 
 
 def _gemma3(m: _Model) -> None:
-    """Scaled tied embeddings, norms before and after, every second layer with a sliding window and own base."""
+    """Scaled tied embeddings, norms before and after; every second layer has a sliding window."""
     n_head_dim = _wide_heads(m)
     m.metadata |= {
         "attention.sliding_window": SLIDING_WINDOW, "attention.sliding_window_pattern": 2,
