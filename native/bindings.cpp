@@ -143,11 +143,12 @@ static std::shared_ptr<layer_energy> make_layer_energy(int64_t n_embd, const std
 }
 
 static int head_of(const layer_energy & self, const std::string & name) {
-    const int head = head_from_name(name);
-    if (!self.has_head(head)) {
-        throw nb::value_error(("this layer's energy has no head '" + name + "'").c_str());
+    for (int head = 0; head < n_heads; ++head) {
+        if (name == head_name(head) && self.has_head(head)) {
+            return head;
+        }
     }
-    return head;
+    throw nb::key_error(("this layer's energy has no head '" + name + "'").c_str());
 }
 
 static void check_rows(const layer_energy & self, const float_rows & rows) {
@@ -412,7 +413,7 @@ NB_MODULE(_native, m) {
         "ValueError where shapes do not fit or a weight is not finite.")
         .def(nb::new_(&make_layer_energy), "n_embd"_a, "subspace"_a.none(), "heads"_a)
         .def_prop_ro("n_embd", &layer_energy::n_embd)
-        .def("energy", &energy_rows, "head"_a, "rows"_a, "E_head of rows (n, n_embd): (n,)")
+        .def("energy", &energy_rows, "head"_a, "rows"_a, "E_head of rows (n, n_embd): (n,). KeyError for a head that is not there.")
         .def("energy_and_gradient", &energy_and_gradient_rows, "head"_a, "rows"_a, "E_head (n,) and dE/dh (n, n_embd) of rows (n, n_embd)")
         .def("descend", &descend_rows, "head"_a, "rows"_a, "step_size"_a, "steps"_a, "relative"_a = true, "covariance"_a = true, "max_shift"_a = 0.0f,
              "threshold"_a = nb::none(), "target"_a = nb::none(),
