@@ -19,7 +19,8 @@ static size_t block_work_size(const hidden_block & block) {
 
 static void check_size(const std::vector<float> & values, int64_t n, const std::string & what) {
     if ((int64_t) values.size() != n) {
-        throw std::invalid_argument(what + " has " + std::to_string(values.size()) + " values, expected " + std::to_string(n));
+        throw std::invalid_argument(what + " has " + std::to_string(values.size()) + " values, expected " +
+                                    std::to_string(n));
     }
     if (!all_finite(values.data(), n)) {
         throw std::invalid_argument(what + " holds NaN or infinite values");
@@ -37,9 +38,10 @@ energy_net::energy_net(std::vector<hidden_block> blocks, std::vector<float> last
     work_size_ = 0;
     for (size_t i = 0; i < blocks_.size(); ++i) {
         const hidden_block & block = blocks_[i];
-        const std::string name = "hidden block " + std::to_string(i);
+        const std::string name     = "hidden block " + std::to_string(i);
         if (block.n_in != width) {
-            throw std::invalid_argument(name + " takes " + std::to_string(block.n_in) + " inputs, but gets " + std::to_string(width));
+            throw std::invalid_argument(name + " takes " + std::to_string(block.n_in) + " inputs, but gets " +
+                                        std::to_string(width));
         }
         if (block.n_out <= 0) {
             throw std::invalid_argument(name + " has no outputs");
@@ -64,7 +66,7 @@ energy_net::energy_net(std::vector<hidden_block> blocks, std::vector<float> last
 
 float energy_net::energy(const float * x, float * work) const {
     for (const hidden_block & block : blocks_) {
-        const int64_t n = block.n_out;
+        const int64_t n    = block.n_out;
         float * normed     = work;
         float * activation = work + 2 * n;
         float * inv_std    = work + 3 * n;
@@ -105,7 +107,7 @@ void energy_net::gradient(float * work, float * gradient_out) const {
     const float * block_work = work + work_size_ - 2 * (size_t) max_width_;
     for (size_t b = blocks_.size(); b-- > 0;) {
         const hidden_block & block = blocks_[b];
-        const int64_t n = block.n_out;
+        const int64_t n            = block.n_out;
         block_work -= block_work_size(block);
         const float * normed  = block_work;
         const float * pre     = block_work + n;
@@ -118,14 +120,14 @@ void energy_net::gradient(float * work, float * gradient_out) const {
         }
         if (!block.gamma.empty()) {
             // u = gamma * dE/da; dE/d(W x + b) = (u - mean(u) - normed * mean(u * normed)) / std
-            double mean_u = 0.0;
+            double mean_u        = 0.0;
             double mean_u_normed = 0.0;
             for (int64_t i = 0; i < n; ++i) {
                 here[i] *= block.gamma[i];
-                mean_u        += here[i];
+                mean_u += here[i];
                 mean_u_normed += (double) here[i] * normed[i];
             }
-            mean_u        /= (double) n;
+            mean_u /= (double) n;
             mean_u_normed /= (double) n;
             for (int64_t i = 0; i < n; ++i) {
                 here[i] = (float) (here[i] - mean_u - normed[i] * mean_u_normed) * *inv_std;

@@ -1,7 +1,8 @@
 // One energy: a small MLP from x (n_in) to a number, with its gradient written out by hand.
-// Hidden block: a = W x + b; with LayerNorm a = gamma * (a - mean) / sqrt(var + 1e-5) + beta (biased variance);
-// x = SiLU(a) = a * sigmoid(a). Last: E = w . x + c. Low energy is good. No dropout: it belongs to training.
-// Weights are frozen when made; the caller brings the scratch memory, so one net serves many threads.
+// Hidden block: a = W x + b; with LayerNorm a = gamma * (a - mean) / sqrt(var + 1e-5) + beta (biased
+// variance); x = SiLU(a) = a * sigmoid(a). Last: E = w . x + c. Low energy is good. No dropout: it belongs to
+// training. Weights are frozen when made; the caller brings the scratch memory, so one net serves many
+// threads.
 #pragma once
 
 #include <cstddef>
@@ -39,10 +40,10 @@ public:
 private:
     std::vector<hidden_block> blocks_;
     std::vector<float> last_weight_; // (n_out of the last block, or n_in)
-    float   last_bias_;
+    float last_bias_;
     int64_t n_in_;
     int64_t max_width_;
-    size_t  work_size_;
+    size_t work_size_;
 };
 
 } // namespace edge_eds

@@ -1,33 +1,27 @@
+// The part of the hook that runs between decodes: setting up, arming, and telling what happened.
 #include "hook.h"
-
-#include "kernels.h"
-#include "layer_name.h"
 
 #include <algorithm>
 #include <cmath>
-#include <cstdarg>
-#include <cstdio>
-#include <cstring>
 
 namespace edge_eds {
 
 // enough for every l_out of a deep model in some decodes of many micro-batches
 static const size_t max_probe_records = 65536;
 
-hook::hook(const ggml_api & api, int32_t n_layer, int64_t n_embd) : api_(api), n_layer_(n_layer), n_embd_(n_embd), slots_(1) {
-    if (!api.get_name || !api.nelements || !api.nrows || !api.nbytes || !api.is_contiguous || !api.tensor_get || !api.tensor_set) {
+hook::hook(const ggml_api & api, int32_t n_layer, int64_t n_embd)
+    : api_(api), n_layer_(n_layer), n_embd_(n_embd), slots_(1) {
+    if (!api.get_name || !api.nelements || !api.nrows || !api.nbytes || !api.is_contiguous ||
+        !api.tensor_get || !api.tensor_set) {
         throw std::invalid_argument("hook: the address of a ggml function is missing");
     }
     if (n_layer <= 0 || n_embd <= 0) {
-        throw std::invalid_argument("hook: n_layer and n_embd must be > 0, got " + std::to_string(n_layer) + " and " + std::to_string(n_embd));
+        throw std::invalid_argument("hook: n_layer and n_embd must be > 0, got " + std::to_string(n_layer) +
+                                    " and " + std::to_string(n_embd));
     }
     layers_.resize((size_t) n_layer);
     failed_message_[0] = '\0';
 }
-
-//
-// between decodes
-//
 
 void hook::set_program(const program * p) {
     if (armed_ || probing_) {
@@ -43,7 +37,7 @@ void hook::set_program(const program * p) {
     n_descent_items_ = 0;
     model_has_fr_    = false;
     model_has_jb_    = false;
-    size_t n_work = 0;
+    size_t n_work    = 0;
 
     // three passes give the order on a layer: gate, edits as added, captures
     for (int pass = 0; pass < 3; ++pass) {
@@ -100,13 +94,14 @@ gate_state hook::get_gate_state(int32_t slot) const {
     }
     gate_state state = slots_[(size_t) slot].gate;
     if (n_gate_items_ == 0 && n_descent_items_ > 0) {
-        state = gate_state();
+        state          = gate_state();
         state.decision = DECIDED_MERGED;
     }
     return state;
 }
 
-void hook::begin(int64_t n_rows, const std::vector<int32_t> & rows, const std::vector<int32_t> & slots, const std::vector<int32_t> & offsets) {
+void hook::begin(int64_t n_rows, const std::vector<int32_t> & rows, const std::vector<int32_t> & slots,
+                 const std::vector<int32_t> & offsets) {
     if (armed_ || probing_) {
         throw std::logic_error("begin: a decode is under way (end() or abort() comes first)");
     }
@@ -117,21 +112,24 @@ void hook::begin(int64_t n_rows, const std::vector<int32_t> & rows, const std::v
         throw std::invalid_argument("begin: rows, slots and offsets must have the same length");
     }
     const descent_schedule & schedule = program_.schedule();
-    const bool gated = n_gate_items_ > 0;
+    const bool gated                  = n_gate_items_ > 0;
 
     for (size_t i = 0; i < rows.size(); ++i) {
         const std::string which = "begin: planned row " + std::to_string(i);
         if (rows[i] < 0 || rows[i] >= n_rows) {
-            throw std::invalid_argument(which + " is batch row " + std::to_string(rows[i]) + " of " + std::to_string(n_rows));
+            throw std::invalid_argument(which + " is batch row " + std::to_string(rows[i]) + " of " +
+                                        std::to_string(n_rows));
         }
         if (i > 0 && rows[i] <= rows[i - 1]) {
             throw std::invalid_argument(which + ": the rows must be strictly ascending");
         }
         if (slots[i] < 0 || slots[i] >= (int32_t) slots_.size()) {
-            throw std::invalid_argument(which + " is of slot " + std::to_string(slots[i]) + ", but there are " + std::to_string(slots_.size()) + " (set_slots)");
+            throw std::invalid_argument(which + " is of slot " + std::to_string(slots[i]) +
+                                        ", but there are " + std::to_string(slots_.size()) + " (set_slots)");
         }
         if (offsets[i] < 0) {
-            throw std::invalid_argument(which + " has the offset " + std::to_string(offsets[i]) + ", which must be >= 0");
+            throw std::invalid_argument(which + " has the offset " + std::to_string(offsets[i]) +
+                                        ", which must be >= 0");
         }
     }
     for (const intervention & item : program_.interventions()) {
@@ -140,24 +138,27 @@ void hook::begin(int64_t n_rows, const std::vector<int32_t> & rows, const std::v
         }
         const int64_t n_needed = item.scope == ALL_ROWS ? n_rows : (int64_t) rows.size();
         if (item.n_out_rows < n_needed) {
-            throw std::invalid_argument("begin: layer " + std::to_string(item.layer) + ": the memory to capture into holds " +
-                                        std::to_string(item.n_out_rows) + " rows, this decode has " + std::to_string(n_needed));
+            throw std::invalid_argument(
+                "begin: layer " + std::to_string(item.layer) + ": the memory to capture into holds " +
+                std::to_string(item.n_out_rows) + " rows, this decode has " + std::to_string(n_needed));
         }
     }
 
     plan_.clear();
     bool any_offset_0 = false;
     for (size_t i = 0; i < rows.size(); ++i) {
-        planned_row row = {rows[i], slots[i], offsets[i], 0.0f};
-        const bool steered = n_descent_items_ > 0 && schedule.rule.steps > 0 && (schedule.n_tokens == 0 || offsets[i] < schedule.n_tokens);
+        planned_row row    = {rows[i], slots[i], offsets[i], 0.0f};
+        const bool steered = n_descent_items_ > 0 && schedule.rule.steps > 0 &&
+                             (schedule.n_tokens == 0 || offsets[i] < schedule.n_tokens);
         if (steered) {
-            row.step_size = (float) (schedule.rule.step_size * std::pow((double) schedule.decay, (double) offsets[i]));
+            row.step_size =
+                (float) (schedule.rule.step_size * std::pow((double) schedule.decay, (double) offsets[i]));
         }
         slot_state & slot = slots_[(size_t) slots[i]];
         if (gated && offsets[i] == 0) {
-            slot = slot_state();
+            slot            = slot_state();
             slot.gate.score = program_.gate().bias;
-            any_offset_0 = true;
+            any_offset_0    = true;
         } else if (gated && row.step_size > 0.0f && !slot.gate.read) {
             // pending only if its offset 0 comes earlier in this very decode
             bool pending = false;
@@ -165,20 +166,24 @@ void hook::begin(int64_t n_rows, const std::vector<int32_t> & rows, const std::v
                 pending = pending || (slots[j] == slots[i] && offsets[j] == 0);
             }
             if (!pending) {
-                throw hook_error("slot " + std::to_string(slots[i]) + " goes on at offset " + std::to_string(offsets[i]) +
-                                 ", but its gate was never read: decode the prompt's last token under this program first", -1);
+                throw hook_error("slot " + std::to_string(slots[i]) + " goes on at offset " +
+                                     std::to_string(offsets[i]) +
+                                     ", but its gate was never read: decode the prompt's last token under "
+                                     "this program first",
+                                 -1);
             }
         }
         plan_.push_back(row);
     }
 
-    int64_t capacity = (int64_t) rows.size();
-    any_wanted_ = false;
+    int64_t capacity  = (int64_t) rows.size();
+    any_wanted_       = false;
     bool any_function = false;
     for (layer_plan & layer : layers_) {
         layer.n_seen   = 0;
         layer.n_passed = 0;
-        layer.wanted   = layer.any_all || (layer.any_planned && !plan_.empty()) || (layer.any_gate && any_offset_0);
+        layer.wanted =
+            layer.any_all || (layer.any_planned && !plan_.empty()) || (layer.any_gate && any_offset_0);
         for (const planned_row & row : plan_) {
             layer.wanted = layer.wanted || descends(layer, row);
         }
@@ -231,11 +236,14 @@ void hook::end() {
     if (!armed_) {
         throw std::logic_error("end: no decode is under way (begin() comes first)");
     }
+    if (in_function_) {
+        throw std::logic_error("end: called by a function that runs inside the decode");
+    }
     disarm();
     if (failed_) {
         if (failed_cause_) {
             std::exception_ptr cause = failed_cause_;
-            failed_cause_ = nullptr;
+            failed_cause_            = nullptr;
             std::rethrow_exception(cause);
         }
         throw hook_error(failed_message_, failed_layer_);
@@ -243,13 +251,18 @@ void hook::end() {
     for (int32_t il = 0; il < n_layer_; ++il) {
         const layer_plan & layer = layers_[(size_t) il];
         if (layer.wanted && layer.n_seen != n_rows_) {
-            throw hook_error("layer " + std::to_string(il) + ": l_out-" + std::to_string(il) + " was computed for " + std::to_string(layer.n_seen) +
-                             " of the decode's " + std::to_string(n_rows_) + " rows", il);
+            throw hook_error("layer " + std::to_string(il) + ": l_out-" + std::to_string(il) +
+                                 " was computed for " + std::to_string(layer.n_seen) + " of the decode's " +
+                                 std::to_string(n_rows_) + " rows",
+                             il);
         }
     }
 }
 
 void hook::abort() {
+    if (in_function_) {
+        throw std::logic_error("abort: called by a function that runs inside the decode");
+    }
     if (armed_) {
         disarm();
     }
@@ -274,7 +287,8 @@ std::vector<probe_record> hook::end_probe() {
     std::vector<probe_record> records(probe_.begin(), probe_.end());
     std::vector<probe_record>().swap(probe_);
     if (probe_full_) {
-        throw hook_error("the probe met more than " + std::to_string(max_probe_records) + " block outputs", -1);
+        throw hook_error("the probe met more than " + std::to_string(max_probe_records) + " block outputs",
+                         -1);
     }
     return records;
 }
@@ -286,329 +300,6 @@ std::vector<trace_record> hook::take_trace() {
     std::vector<trace_record> records(trace_.begin(), trace_.end());
     trace_.clear(); // keeps its memory for the next decode
     return records;
-}
-
-//
-// inside llama_decode: no allocation, no exception
-//
-
-bool hook::eval_callback(ggml_tensor * tensor, bool ask, void * user_data) noexcept {
-    hook * self = static_cast<hook *>(user_data);
-    if (ask) {
-        return (self->any_wanted_ || self->probing_) && self->on_ask(tensor);
-    }
-    self->on_computed(tensor);
-    return true; // false would make llama.cpp skip the rest of the graph and return garbage as logits
-}
-
-void hook::fail(int32_t layer, const char * format, ...) noexcept {
-    if (failed_) {
-        return; // the first error is the cause
-    }
-    va_list args;
-    va_start(args, format);
-    std::vsnprintf(failed_message_, sizeof(failed_message_), format, args);
-    va_end(args);
-    failed_       = true;
-    failed_layer_ = layer;
-}
-
-void hook::record_probe(const ggml_tensor * tensor, int32_t layer) {
-    if (probe_.size() == probe_.capacity()) {
-        probe_full_ = true;
-        return;
-    }
-    const int64_t n_rows = api_.nrows(tensor);
-    probe_.push_back({layer, n_rows > 0 ? api_.nelements(tensor) / n_rows : 0, n_rows, (int64_t) api_.nbytes(tensor)});
-}
-
-bool hook::on_ask(ggml_tensor * tensor) {
-    const int32_t il = layer_of_name(api_.get_name(tensor));
-    if (il < 0) {
-        return false;
-    }
-    if (probing_) {
-        record_probe(tensor, il);
-        return false;
-    }
-    if (il >= n_layer_ || failed_) {
-        return false;
-    }
-    layer_plan & layer = layers_[(size_t) il];
-    if (!layer.wanted) {
-        return false;
-    }
-    const int64_t n          = api_.nrows(tensor);
-    const int64_t n_elements = api_.nelements(tensor);
-    const size_t  n_bytes    = api_.nbytes(tensor);
-    if (n == 0) {
-        return false; // end() reports the rows that are missing
-    }
-    if (n_elements != n * n_embd_) {
-        fail(il, "layer %d: l_out-%d has rows of %lld values, expected n_embd = %lld", (int) il, (int) il,
-             (long long) (n_elements / n), (long long) n_embd_);
-        return false;
-    }
-    if (n_bytes != (size_t) n_elements * sizeof(float) || !api_.is_contiguous(tensor)) {
-        fail(il, "layer %d: l_out-%d is not a contiguous float32 tensor (%lld values in %lld bytes)", (int) il, (int) il,
-             (long long) n_elements, (long long) n_bytes);
-        return false;
-    }
-    if (layer.n_seen + n > n_rows_) {
-        fail(il, "layer %d: l_out-%d was computed for %lld rows, but the decode has %lld", (int) il, (int) il,
-             (long long) (layer.n_seen + n), (long long) n_rows_);
-        return false;
-    }
-    if (needs(layer, n)) {
-        return true;
-    }
-    // nothing to do in this micro-batch: count its rows and let the backend go on without a stop
-    layer.n_seen += n;
-    while (layer.n_passed < plan_.size() && plan_[layer.n_passed].row < layer.n_seen) {
-        layer.n_passed += 1;
-    }
-    return false;
-}
-
-// The head that this item descends for the row, if any. Undecided answers have none.
-bool hook::descends_with(const intervention & item, const planned_row & row, int * head) const {
-    if (!(row.step_size > 0.0f)) {
-        return false;
-    }
-    if (n_gate_items_ == 0) {
-        *head = HEAD_MERGED;
-    } else {
-        const slot_state & slot = slots_[(size_t) row.slot];
-        if (!slot.gate.read || slot.gate.decision == DECIDED_NONE) {
-            return false;
-        }
-        *head = slot.gate.decision == DECIDED_FR ? HEAD_FR : HEAD_JB;
-    }
-    return item.energy->has_head(*head);
-}
-
-// Whether a descent of this layer may concern the row: true also while the answer's gate is not read yet.
-bool hook::descends(const layer_plan & layer, const planned_row & row) const {
-    if (!layer.any_descent || !(row.step_size > 0.0f)) {
-        return false;
-    }
-    if (n_gate_items_ > 0 && !slots_[(size_t) row.slot].gate.read) {
-        return true;
-    }
-    for (const intervention * item : layer.items) {
-        int head = 0;
-        if (item->kind == DESCEND && descends_with(*item, row, &head)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-bool hook::needs_planned(const layer_plan & layer, const planned_row & row) const {
-    return layer.any_planned || (layer.any_gate && row.offset == 0) || descends(layer, row);
-}
-
-// Whether anything is to be done at this layer with the next n rows of the decode.
-bool hook::needs(const layer_plan & layer, int64_t n) const {
-    if (layer.any_all) {
-        return true;
-    }
-    for (size_t p = layer.n_passed; p < plan_.size() && plan_[p].row < layer.n_seen + n; ++p) {
-        if (needs_planned(layer, plan_[p])) {
-            return true;
-        }
-    }
-    return false;
-}
-
-void hook::on_computed(ggml_tensor * tensor) {
-    // only reached for a tensor that on_ask accepted just before
-    const int32_t il = layer_of_name(api_.get_name(tensor));
-    if (!armed_ || failed_ || il < 0 || il >= n_layer_ || !layers_[(size_t) il].wanted) {
-        return;
-    }
-    layer_plan & layer = layers_[(size_t) il];
-    const int64_t n         = api_.nrows(tensor);
-    const int64_t first_row = layer.n_seen;
-    const size_t  row_bytes = (size_t) n_embd_ * sizeof(float);
-    if (first_row + n > n_rows_) {
-        return;
-    }
-    size_t plan_end = layer.n_passed;
-    while (plan_end < plan_.size() && plan_[plan_end].row < first_row + n) {
-        plan_end += 1;
-    }
-
-    // choose the rows
-    int64_t n_chosen = 0;
-    size_t  p        = layer.n_passed;
-    for (int64_t i = 0; i < n && (layer.any_all || p < plan_end); ++i) {
-        int64_t planned = -1;
-        if (p < plan_end && plan_[p].row == first_row + i) {
-            planned = (int64_t) p;
-            p += 1;
-        }
-        if (layer.any_all || (planned >= 0 && needs_planned(layer, plan_[(size_t) planned]))) {
-            row_index_[(size_t) n_chosen]  = i;
-            plan_index_[(size_t) n_chosen] = planned;
-            changed_[(size_t) n_chosen]    = 0;
-            n_chosen += 1;
-        }
-    }
-
-    // read them, neighbours together: on a GPU every transfer is a synchronisation
-    for (int64_t i = 0; i < n_chosen;) {
-        int64_t j = i + 1;
-        while (j < n_chosen && row_index_[(size_t) j] == row_index_[(size_t) (j - 1)] + 1) {
-            j += 1;
-        }
-        api_.tensor_get(tensor, rows_.data() + i * n_embd_, (size_t) row_index_[(size_t) i] * row_bytes, (size_t) (j - i) * row_bytes);
-        i = j;
-    }
-
-    for (const intervention * item : layer.items) {
-        if (!run_item(*item, n_chosen)) {
-            return;
-        }
-    }
-
-    for (int64_t i = 0; i < n_chosen; ++i) {
-        if (changed_[(size_t) i] && !all_finite(rows_.data() + i * n_embd_, n_embd_)) {
-            fail(il, "layer %d: the edited row %lld holds NaN or infinite values", (int) il, (long long) (first_row + row_index_[(size_t) i]));
-            return;
-        }
-    }
-
-    // write back what changed
-    for (int64_t i = 0; i < n_chosen;) {
-        if (!changed_[(size_t) i]) {
-            i += 1;
-            continue;
-        }
-        int64_t j = i;
-        do {
-            row_written_[(size_t) (first_row + row_index_[(size_t) j])] = 1;
-            j += 1;
-        } while (j < n_chosen && changed_[(size_t) j] && row_index_[(size_t) j] == row_index_[(size_t) (j - 1)] + 1);
-        api_.tensor_set(tensor, rows_.data() + i * n_embd_, (size_t) row_index_[(size_t) i] * row_bytes, (size_t) (j - i) * row_bytes);
-        i = j;
-    }
-
-    layer.n_seen  += n;
-    layer.n_passed = plan_end;
-}
-
-// All return false after fail(): then nothing of this layer is written.
-bool hook::run_item(const intervention & item, int64_t n) {
-    if (item.kind == GATE_READ) {
-        return read_gate(item, n);
-    }
-    if (item.kind == DESCEND) {
-        return run_descent(item, n);
-    }
-    if (item.kind == HOST_FUNCTION) {
-        return run_host_function(item, n);
-    }
-    for (int64_t i = 0; i < n; ++i) {
-        const int64_t planned = plan_index_[(size_t) i];
-        if (item.scope == PLANNED_ROWS && planned < 0) {
-            continue;
-        }
-        float * h = rows_.data() + i * n_embd_;
-        if (item.kind == ADD_VECTOR) {
-            add_scaled(1.0f, item.direction.data(), h, n_embd_);
-            changed_[(size_t) i] = 1;
-        } else if (item.kind == ABLATE) {
-            // h <- h - amount (u . h) u
-            add_scaled(-item.amount * dot(item.direction.data(), h, n_embd_), item.direction.data(), h, n_embd_);
-            changed_[(size_t) i] = 1;
-        } else {
-            const layer_plan & layer = layers_[(size_t) item.layer];
-            const int64_t out_row = item.scope == ALL_ROWS ? layer.n_seen + row_index_[(size_t) i] : planned;
-            std::memcpy(item.out + out_row * n_embd_, h, (size_t) n_embd_ * sizeof(float));
-        }
-    }
-    return true;
-}
-
-bool hook::read_gate(const intervention & item, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) {
-        if (plan_index_[(size_t) i] < 0 || plan_[(size_t) plan_index_[(size_t) i]].offset != 0) {
-            continue;
-        }
-        const planned_row & row = plan_[(size_t) plan_index_[(size_t) i]];
-        const float e = item.energy->energy(HEAD_HARM, rows_.data() + i * n_embd_, work_.data());
-        if (!std::isfinite(e)) {
-            fail(item.layer, "layer %d: the energy harm of row %d is not finite", (int) item.layer, (int) row.row);
-            return false;
-        }
-        slot_state & slot = slots_[(size_t) row.slot];
-        slot.gate.score += item.weight * e;
-        slot.n_read     += 1;
-        trace_.push_back({row.slot, row.offset, item.layer, HEAD_HARM, e, e, 0, 0.0f}); // begin() reserved the room
-        if (slot.n_read == n_gate_items_) {
-            decide(slot);
-        }
-    }
-    return true;
-}
-
-void hook::decide(slot_state & slot) const {
-    slot.gate.read     = true;
-    slot.gate.decision = DECIDED_NONE;
-    if (slot.gate.score <= program_.gate().benign) {
-        slot.gate.decision = model_has_fr_ ? DECIDED_FR : DECIDED_NONE;
-    } else if (slot.gate.score >= program_.gate().harmful) {
-        slot.gate.decision = model_has_jb_ ? DECIDED_JB : DECIDED_NONE;
-    }
-}
-
-bool hook::run_descent(const intervention & item, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) {
-        int head = 0;
-        if (plan_index_[(size_t) i] < 0 || !descends_with(item, plan_[(size_t) plan_index_[(size_t) i]], &head)) {
-            continue;
-        }
-        const planned_row & row = plan_[(size_t) plan_index_[(size_t) i]];
-        descent_rule rule = program_.schedule().rule;
-        rule.step_size = row.step_size;
-        const descent_result result = item.energy->descend(head, rows_.data() + i * n_embd_, rule,
-                                                           item.thresholds[head], item.targets[head], work_.data());
-        if (!result.finite) {
-            fail(item.layer, "layer %d: descending the energy %s of row %d gave NaN or infinite values", (int) item.layer, head_name(head), (int) row.row);
-            return false;
-        }
-        changed_[(size_t) i] |= (uint8_t) result.changed;
-        trace_.push_back({row.slot, row.offset, item.layer, head, result.energy_before, result.energy_after, result.steps, result.shift});
-    }
-    return true;
-}
-
-bool hook::run_host_function(const intervention & item, int64_t n) {
-    const size_t row_bytes = (size_t) n_embd_ * sizeof(float);
-    int64_t n_given = 0;
-    for (int64_t i = 0; i < n; ++i) {
-        if (item.scope == ALL_ROWS || plan_index_[(size_t) i] >= 0) {
-            std::memcpy(gathered_.data() + n_given * n_embd_, rows_.data() + i * n_embd_, row_bytes);
-            n_given += 1;
-        }
-    }
-    if (n_given == 0) {
-        return true;
-    }
-    if (!item.function->edit(gathered_.data(), n_given, n_embd_, failed_cause_)) {
-        fail(item.layer, "layer %d: a function given by the user failed", (int) item.layer);
-        return false;
-    }
-    n_given = 0;
-    for (int64_t i = 0; i < n; ++i) {
-        if (item.scope == ALL_ROWS || plan_index_[(size_t) i] >= 0) {
-            std::memcpy(rows_.data() + i * n_embd_, gathered_.data() + n_given * n_embd_, row_bytes);
-            changed_[(size_t) i] = 1;
-            n_given += 1;
-        }
-    }
-    return true;
 }
 
 } // namespace edge_eds

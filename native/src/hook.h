@@ -3,8 +3,9 @@
 // Life of a decode:  begin(rows) -> llama_decode -> end()   (or abort() if llama_decode failed).
 // Outside of that the callback answers false at once, so the context computes as if there were no hook.
 // Inside llama_decode nothing is allocated, nothing is thrown, and Python runs only in host functions.
-// An error is latched; the decode goes on unsteered, because stopping it from here would corrupt the logits silently;
-// end() then throws. The hook is used by one thread at a time and must outlive its context: llama.cpp keeps its address.
+// An error is latched; the decode goes on unsteered, because stopping it from here would corrupt the logits
+// silently; end() then throws. The hook is used by one thread at a time and must outlive its context:
+// llama.cpp keeps its address.
 #pragma once
 
 #include "ggml_api.h"
@@ -32,7 +33,7 @@ private:
 // One node named l_out-<il> as it was met while probing.
 struct probe_record {
     int32_t layer;
-    int64_t n_embd;  // 0 if it has no rows
+    int64_t n_embd; // 0 if it has no rows
     int64_t n_rows;
     int64_t n_bytes;
 };
@@ -40,8 +41,8 @@ struct probe_record {
 enum gate_decision { DECIDED_NONE = 0, DECIDED_FR = 1, DECIDED_JB = 2, DECIDED_MERGED = 3 };
 
 struct gate_state {
-    bool    read     = false;
-    double  score    = 0.0;
+    bool read        = false;
+    double score     = 0.0;
     int32_t decision = DECIDED_NONE;
 };
 
@@ -49,14 +50,14 @@ class hook {
 public:
     // n_layer > 0, n_embd > 0, all functions given; else std::invalid_argument.
     hook(const ggml_api & api, int32_t n_layer, int64_t n_embd);
-    hook(const hook &) = delete;
+    hook(const hook &)             = delete;
     hook & operator=(const hook &) = delete;
 
     // What llama.cpp calls, with the hook as user_data: bool (*)(ggml_tensor *, bool ask, void * user_data)
     static bool eval_callback(ggml_tensor * tensor, bool ask, void * user_data) noexcept;
 
-    // Takes a copy; null: nothing is done. Between decodes only (std::logic_error). Throws std::invalid_argument if it does not fit.
-    // Gate decisions of the slots stay.
+    // Takes a copy; null: nothing is done. Between decodes only (std::logic_error). Throws
+    // std::invalid_argument if it does not fit. Gate decisions of the slots stay.
     void set_program(const program * p);
 
     // Slots 0..n-1, all forgotten. One slot to begin with.
@@ -64,11 +65,13 @@ public:
     void reset_slot(int32_t slot);
     gate_state get_gate_state(int32_t slot) const;
 
-    // Arms the hook for ONE llama_decode of n_rows rows. rows (m): ascending batch rows that are planned; slots (m): the answer
-    // each belongs to; offsets (m): its token index relative to the prompt's end (0 = the prompt's last token).
-    // Rows not listed are prompt rows. An offset of 0 starts a new answer: the slot's gate is read again.
-    // Throws std::invalid_argument for lists that make no sense, hook_error where an answer would go on without its gate.
-    void begin(int64_t n_rows, const std::vector<int32_t> & rows, const std::vector<int32_t> & slots, const std::vector<int32_t> & offsets);
+    // Arms the hook for ONE llama_decode of n_rows rows. rows (m): ascending batch rows that are planned;
+    // slots (m): the answer each belongs to; offsets (m): its token index relative to the prompt's end (0 =
+    // the prompt's last token). Rows not listed are prompt rows. An offset of 0 starts a new answer: the
+    // slot's gate is read again. Throws std::invalid_argument for lists that make no sense, hook_error where
+    // an answer would go on without its gate.
+    void begin(int64_t n_rows, const std::vector<int32_t> & rows, const std::vector<int32_t> & slots,
+               const std::vector<int32_t> & offsets);
 
     // Disarms. Throws the latched error, or hook_error for a layer that did not fire for all rows.
     void end();
@@ -92,7 +95,7 @@ private:
         int32_t row;
         int32_t slot;
         int32_t offset;
-        float   step_size; // 0: not descended
+        float step_size; // 0: not descended
     };
 
     // the program's items of one layer, in the order in which they run
@@ -103,52 +106,53 @@ private:
         bool any_gate    = false;
         bool any_descent = false;
         // of the running decode
-        bool    wanted   = false;
-        int64_t n_seen   = 0;     // rows of the decode that this layer has computed
-        size_t  n_passed = 0;     // planned rows among them
+        bool wanted     = false;
+        int64_t n_seen  = 0; // rows of the decode that this layer has computed
+        size_t n_passed = 0; // planned rows among them
     };
 
     struct slot_state {
         gate_state gate;
-        int32_t n_read = 0;       // gate layers read so far
+        int32_t n_read = 0; // gate layers read so far
     };
 
     ggml_api api_;
-    int32_t  n_layer_;
-    int64_t  n_embd_;
+    int32_t n_layer_;
+    int64_t n_embd_;
 
     program program_;
     std::vector<layer_plan> layers_;
     int32_t n_gate_items_    = 0;
     int32_t n_descent_items_ = 0;
-    bool    model_has_fr_    = false;
-    bool    model_has_jb_    = false;
+    bool model_has_fr_       = false;
+    bool model_has_jb_       = false;
     std::vector<slot_state> slots_;
 
     // the running decode
-    bool armed_      = false;
-    bool any_wanted_ = false;
-    bool probing_    = false;
-    int64_t n_rows_  = 0;
+    bool armed_       = false;
+    bool any_wanted_  = false;
+    bool probing_     = false;
+    bool in_function_ = false; // a host function is running
+    int64_t n_rows_   = 0;
     std::vector<planned_row> plan_;
     std::vector<uint8_t> row_written_; // (n_rows)
     int64_t rows_written_      = 0;
     int64_t first_row_written_ = -1;
 
     // scratch, sized in set_program() and begin()
-    std::vector<float>   rows_;       // (capacity, n_embd) rows read from the tensor
-    std::vector<float>   gathered_;   // (capacity, n_embd) rows for a host function
+    std::vector<float> rows_;         // (capacity, n_embd) rows read from the tensor
+    std::vector<float> gathered_;     // (capacity, n_embd) rows for a host function
     std::vector<int64_t> row_index_;  // (capacity) row in the tensor
     std::vector<int64_t> plan_index_; // (capacity) index into plan_, or -1
     std::vector<uint8_t> changed_;    // (capacity)
-    std::vector<float>   work_;
+    std::vector<float> work_;
 
     std::vector<trace_record> trace_;
     std::vector<probe_record> probe_;
     bool probe_full_ = false;
 
     // the latched error
-    bool failed_ = false;
+    bool failed_          = false;
     int32_t failed_layer_ = -1;
     char failed_message_[256];
     std::exception_ptr failed_cause_;

@@ -9,7 +9,7 @@ static const int64_t n_lanes = 16;
 
 float dot(const float * a, const float * b, int64_t n) {
     float lanes[n_lanes] = {0.0f};
-    int64_t i = 0;
+    int64_t i            = 0;
     for (; i + n_lanes <= n; i += n_lanes) {
         for (int64_t j = 0; j < n_lanes; ++j) {
             lanes[j] += a[i + j] * b[i + j];
@@ -33,7 +33,8 @@ void add_scaled(float alpha, const float * x, float * y, int64_t n) {
     }
 }
 
-void affine(const float * weight, const float * bias, const float * x, float * y, int64_t n_out, int64_t n_in) {
+void affine(const float * weight, const float * bias, const float * x, float * y, int64_t n_out,
+            int64_t n_in) {
     for (int64_t o = 0; o < n_out; ++o) {
         y[o] = dot(weight + o * n_in, x, n_in) + bias[o];
     }
@@ -50,7 +51,7 @@ void transposed_product(const float * weight, const float * y, float * x, int64_
 
 double norm(const float * x, int64_t n) {
     double lanes[4] = {0.0};
-    int64_t i = 0;
+    int64_t i       = 0;
     for (; i + 4 <= n; i += 4) {
         for (int64_t j = 0; j < 4; ++j) {
             lanes[j] += (double) x[i + j] * (double) x[i + j];

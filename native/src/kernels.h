@@ -14,7 +14,8 @@ float dot(const float * a, const float * b, int64_t n);
 void add_scaled(float alpha, const float * x, float * y, int64_t n);
 
 // y = W x + b, with W (n_out, n_in) row-major
-void affine(const float * weight, const float * bias, const float * x, float * y, int64_t n_out, int64_t n_in);
+void affine(const float * weight, const float * bias, const float * x, float * y, int64_t n_out,
+            int64_t n_in);
 
 // x = W^T y, with W (n_out, n_in) row-major, y (n_out), x (n_in)
 void transposed_product(const float * weight, const float * y, float * x, int64_t n_out, int64_t n_in);

@@ -12,16 +12,18 @@ namespace edge_eds {
 // shorter than this, a gradient has no direction in float32
 static const double min_gradient = 1e-30;
 
-layer_energy::layer_energy(int64_t n_embd, std::shared_ptr<const subspace> space, std::unique_ptr<energy_net> (&&heads)[n_heads])
+layer_energy::layer_energy(int64_t n_embd, std::shared_ptr<const subspace> space,
+                           std::unique_ptr<energy_net> (&&heads)[n_heads])
     : n_embd_(n_embd), space_(std::move(space)) {
     if (n_embd <= 0) {
         throw std::invalid_argument("n_embd must be > 0");
     }
     if (space_ && space_->n_embd() != n_embd) {
-        throw std::invalid_argument("the subspace is of " + std::to_string(space_->n_embd()) + " dimensions, the layer of n_embd = " + std::to_string(n_embd));
+        throw std::invalid_argument("the subspace is of " + std::to_string(space_->n_embd()) +
+                                    " dimensions, the layer of n_embd = " + std::to_string(n_embd));
     }
     size_t net_work = 0;
-    bool any = false;
+    bool any        = false;
     for (int head = 0; head < n_heads; ++head) {
         heads_[head] = std::move(heads[head]);
         if (!heads_[head]) {
@@ -29,8 +31,10 @@ layer_energy::layer_energy(int64_t n_embd, std::shared_ptr<const subspace> space
         }
         any = true;
         if (heads_[head]->n_in() != n_inner()) {
-            throw std::invalid_argument(std::string("head ") + head_name(head) + " takes " + std::to_string(heads_[head]->n_in()) +
-                                        " inputs, but " + (space_ ? "the subspace has rank " : "n_embd is ") + std::to_string(n_inner()));
+            throw std::invalid_argument(std::string("head ") + head_name(head) + " takes " +
+                                        std::to_string(heads_[head]->n_in()) + " inputs, but " +
+                                        (space_ ? "the subspace has rank " : "n_embd is ") +
+                                        std::to_string(n_inner()));
         }
         net_work = std::max(net_work, heads_[head]->work_size());
     }
@@ -52,7 +56,8 @@ void layer_energy::check_rule(const descent_rule & rule) const {
         throw std::invalid_argument("max_shift must be a finite number >= 0 (0 = no cap)");
     }
     if (rule.covariance && !space_) {
-        throw std::invalid_argument("the covariance metric needs a subspace; this layer has none: use the euclidean metric");
+        throw std::invalid_argument(
+            "the covariance metric needs a subspace; this layer has none: use the euclidean metric");
     }
 }
 
@@ -72,7 +77,7 @@ float layer_energy::energy_and_gradient(int head, const float * h, float * gradi
         heads_[head]->gradient(work, gradient_out);
         return e;
     }
-    const int64_t n = n_inner();
+    const int64_t n  = n_inner();
     float * z        = work;
     float * g        = z + n;
     float * centred  = g + n;
@@ -88,16 +93,17 @@ float layer_energy::energy_and_gradient(int head, const float * h, float * gradi
     return e;
 }
 
-descent_result layer_energy::descend(int head, float * h, const descent_rule & rule, float threshold, float target, float * work) const {
+descent_result layer_energy::descend(int head, float * h, const descent_rule & rule, float threshold,
+                                     float target, float * work) const {
     const energy_net & net = *heads_[head];
-    const int64_t n = n_inner();
-    const float * s = space_ ? space_->s() : nullptr;
-    float * z_0      = work;
-    float * z        = z_0 + n;
-    float * c        = z + n;
-    float * g        = c + n;
-    float * centred  = g + n;
-    float * net_work = centred + n_embd_;
+    const int64_t n        = n_inner();
+    const float * s        = space_ ? space_->s() : nullptr;
+    float * z_0            = work;
+    float * z              = z_0 + n;
+    float * c              = z + n;
+    float * g              = c + n;
+    float * centred        = g + n;
+    float * net_work       = centred + n_embd_;
 
     if (space_) {
         space_->project(h, z_0, centred);
@@ -106,7 +112,7 @@ descent_result layer_energy::descend(int head, float * h, const descent_rule & r
     }
 
     descent_result result;
-    float e = net.energy(z_0, net_work);
+    float e              = net.energy(z_0, net_work);
     result.energy_before = e;
     result.energy_after  = e;
     if (!std::isfinite(e)) {
@@ -168,9 +174,9 @@ descent_result layer_energy::descend(int head, float * h, const descent_rule & r
         add_scaled(1.0f, c, h, n);
     }
     result.energy_after = e;
-    result.shift   = h_norm > 0.0 ? (float) (shift / h_norm) : 0.0f;
-    result.changed = true;
-    result.finite  = std::isfinite(e) && all_finite(h, n_embd_);
+    result.shift        = h_norm > 0.0 ? (float) (shift / h_norm) : 0.0f;
+    result.changed      = true;
+    result.finite       = std::isfinite(e) && all_finite(h, n_embd_);
     return result;
 }
 

@@ -14,27 +14,28 @@ namespace edge_eds {
 
 // How a descent moves, the same for every row. Formulas at layer_energy::descend.
 struct descent_rule {
-    float   step_size  = 0.0f;  // eta; times |h| if relative
-    int32_t steps      = 0;     // K
-    bool    relative   = true;
-    bool    covariance = true;  // false: euclidean metric
-    float   max_shift  = 0.0f;  // cap of |shift| / |h|; 0 = none
+    float step_size = 0.0f; // eta; times |h| if relative
+    int32_t steps   = 0;    // K
+    bool relative   = true;
+    bool covariance = true; // false: euclidean metric
+    float max_shift = 0.0f; // cap of |shift| / |h|; 0 = none
 };
 
 struct descent_result {
-    bool    finite        = true; // false: an energy, a gradient or the new row is NaN or infinite; h is then undefined
-    bool    changed       = false;
-    int32_t steps         = 0;
-    float   energy_before = 0.0f;
-    float   energy_after  = 0.0f;
-    float   shift         = 0.0f; // |new h - h| / |h|
+    bool finite = true; // false: an energy, a gradient or the new row is NaN or infinite; h is then undefined
+    bool changed        = false;
+    int32_t steps       = 0;
+    float energy_before = 0.0f;
+    float energy_after  = 0.0f;
+    float shift         = 0.0f; // |new h - h| / |h|
 };
 
 class layer_energy {
 public:
     // `space` may be null: then the heads read the hidden state itself.
     // Throws std::invalid_argument if there is no head or a head's input does not fit.
-    layer_energy(int64_t n_embd, std::shared_ptr<const subspace> space, std::unique_ptr<energy_net> (&&heads)[n_heads]);
+    layer_energy(int64_t n_embd, std::shared_ptr<const subspace> space,
+                 std::unique_ptr<energy_net> (&&heads)[n_heads]);
 
     int64_t n_embd() const { return n_embd_; }
     bool has_subspace() const { return space_ != nullptr; }
@@ -49,15 +50,18 @@ public:
     // E_head(h), and dE/dh = P^T ((dE/dz) / s) into gradient_out (n_embd)
     float energy_and_gradient(int head, const float * h, float * gradient_out, float * work) const;
 
-    // Throws std::invalid_argument for what is not finite or negative, and for the covariance metric without a subspace.
+    // Throws std::invalid_argument for what is not finite or negative, and for the covariance metric without
+    // a subspace.
     void check_rule(const descent_rule & rule) const;
 
     // Moves h down the energy, in place. Nothing is written if E(h) <= threshold.
-    // With c = shift in the coordinates of the subspace (h + P^T c), z = z_0 + c / s, g = dE/dz and L = step_size (* |h|):
+    // With c = shift in the coordinates of the subspace (h + P^T c), z = z_0 + c / s, g = dE/dz and L =
+    // step_size (* |h|):
     //   covariance metric  c <- c - L * (s*g) / |s*g|     (that is z <- z - L * g / |s*g|)
     //   euclidean metric   c <- c - L * (g/s) / |g/s|     (|g/s| = |dE/dh|)
     // up to K times; ends early where E <= target or the gradient vanishes. One lift at the end writes h.
-    descent_result descend(int head, float * h, const descent_rule & rule, float threshold, float target, float * work) const;
+    descent_result descend(int head, float * h, const descent_rule & rule, float threshold, float target,
+                           float * work) const;
 
 private:
     int64_t n_embd_;

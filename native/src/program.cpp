@@ -75,7 +75,8 @@ void program::host_function(int32_t layer, std::shared_ptr<row_function> functio
 
 void program::gate_read(int32_t layer, std::shared_ptr<const layer_energy> energy, double weight) {
     if (!energy || !energy->has_head(HEAD_HARM)) {
-        throw std::invalid_argument(at_layer(layer) + "the gate reads the head harm, which this layer's energy does not have");
+        throw std::invalid_argument(at_layer(layer) +
+                                    "the gate reads the head harm, which this layer's energy does not have");
     }
     if (!std::isfinite(weight)) {
         throw std::invalid_argument(at_layer(layer) + "the weight in the gate must be a finite number");
@@ -94,7 +95,8 @@ void program::energy_descent(int32_t layer, std::shared_ptr<const layer_energy> 
         throw std::invalid_argument(at_layer(layer) + "no energy given");
     }
     if (!energy->has_head(HEAD_FR) && !energy->has_head(HEAD_JB) && !energy->has_head(HEAD_MERGED)) {
-        throw std::invalid_argument(at_layer(layer) + "nothing to descend: the energy has none of the heads fr, jb, merged");
+        throw std::invalid_argument(at_layer(layer) +
+                                    "nothing to descend: the energy has none of the heads fr, jb, merged");
     }
     intervention item;
     item.kind   = DESCEND;
@@ -102,7 +104,8 @@ void program::energy_descent(int32_t layer, std::shared_ptr<const layer_energy> 
     item.energy = std::move(energy);
     for (int head = 0; head < n_heads; ++head) {
         if (std::isnan(thresholds[head]) || std::isnan(targets[head])) {
-            throw std::invalid_argument(at_layer(layer) + "threshold or target of head " + head_name(head) + " is NaN");
+            throw std::invalid_argument(at_layer(layer) + "threshold or target of head " + head_name(head) +
+                                        " is NaN");
         }
         item.thresholds[head] = thresholds[head];
         item.targets[head]    = targets[head];
@@ -150,14 +153,16 @@ void program::set_gate(const gate_rule & gate) {
 void program::check(int32_t n_layer, int64_t n_embd) const {
     int32_t last_gate  = -1;
     int32_t first_edit = n_layer;
-    bool    gated      = false;
+    bool gated         = false;
     for (const intervention & item : interventions_) {
         const std::string where = at_layer(item.layer);
         if (item.layer < 0 || item.layer >= n_layer) {
-            throw std::invalid_argument(where + "the model has the layers 0 to " + std::to_string(n_layer - 1));
+            throw std::invalid_argument(where + "the model has the layers 0 to " +
+                                        std::to_string(n_layer - 1));
         }
         if (item.kind != CAPTURE && item.layer == n_layer - 1) {
-            throw std::invalid_argument(where + "the last layer cannot be steered or read: llama.cpp drops the rows whose logits are not asked for");
+            throw std::invalid_argument(where + "the last layer cannot be steered or read: llama.cpp drops "
+                                                "the rows whose logits are not asked for");
         }
         int64_t width = n_embd;
         if (item.kind == ADD_VECTOR || item.kind == ABLATE) {
@@ -168,7 +173,8 @@ void program::check(int32_t n_layer, int64_t n_embd) const {
             width = item.out_n_embd;
         }
         if (width != n_embd) {
-            throw std::invalid_argument(where + "made for rows of " + std::to_string(width) + " values, but the model has n_embd = " + std::to_string(n_embd));
+            throw std::invalid_argument(where + "made for rows of " + std::to_string(width) +
+                                        " values, but the model has n_embd = " + std::to_string(n_embd));
         }
         if (item.kind == GATE_READ) {
             gated     = true;
@@ -180,7 +186,8 @@ void program::check(int32_t n_layer, int64_t n_embd) const {
         }
     }
     if (last_gate > first_edit) {
-        throw std::invalid_argument("the gate reads layer " + std::to_string(last_gate) + ", above the first steered layer " + std::to_string(first_edit) +
+        throw std::invalid_argument("the gate reads layer " + std::to_string(last_gate) +
+                                    ", above the first steered layer " + std::to_string(first_edit) +
                                     ": its decision would come too late");
     }
     for (const intervention & item : interventions_) {
@@ -188,10 +195,14 @@ void program::check(int32_t n_layer, int64_t n_embd) const {
             continue;
         }
         if (!gated && !item.energy->has_head(HEAD_MERGED)) {
-            throw std::invalid_argument(at_layer(item.layer) + "without a gate the head merged is descended, which this layer's energy does not have");
+            throw std::invalid_argument(
+                at_layer(item.layer) +
+                "without a gate the head merged is descended, which this layer's energy does not have");
         }
         if (gated && !item.energy->has_head(HEAD_FR) && !item.energy->has_head(HEAD_JB)) {
-            throw std::invalid_argument(at_layer(item.layer) + "with a gate the heads fr and jb are descended, and this layer's energy has neither");
+            throw std::invalid_argument(
+                at_layer(item.layer) +
+                "with a gate the heads fr and jb are descended, and this layer's energy has neither");
         }
     }
 }

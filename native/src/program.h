@@ -15,7 +15,8 @@ namespace edge_eds {
 class row_function {
 public:
     virtual ~row_function() = default;
-    // Edits rows (n, n_embd) in place. False: failed, `error` says how. Never throws: it is called inside llama_decode.
+    // Edits rows (n, n_embd) in place. False: failed, `error` says how. Never throws: it is called inside
+    // llama_decode.
     virtual bool edit(float * rows, int64_t n, int64_t n_embd, std::exception_ptr & error) noexcept = 0;
 };
 
@@ -25,21 +26,21 @@ enum intervention_kind { GATE_READ, ADD_VECTOR, ABLATE, DESCEND, HOST_FUNCTION, 
 enum row_scope { ALL_ROWS, PLANNED_ROWS };
 
 struct intervention {
-    intervention_kind kind  = CAPTURE;
-    row_scope         scope = PLANNED_ROWS;
-    int32_t           layer = 0;
+    intervention_kind kind = CAPTURE;
+    row_scope scope        = PLANNED_ROWS;
+    int32_t layer          = 0;
 
-    std::vector<float> direction;    // ADD_VECTOR: v (n_embd); ABLATE: unit u (n_embd)
-    float  amount = 0.0f;            // ABLATE: 1 removes the direction
-    double weight = 0.0;             // GATE_READ: weight of this layer in the gate's score
+    std::vector<float> direction; // ADD_VECTOR: v (n_embd); ABLATE: unit u (n_embd)
+    float amount  = 0.0f;         // ABLATE: 1 removes the direction
+    double weight = 0.0;          // GATE_READ: weight of this layer in the gate's score
 
     std::shared_ptr<const layer_energy> energy; // GATE_READ, DESCEND
-    float thresholds[n_heads];       // DESCEND: at or below it nothing is written; -inf = none
-    float targets[n_heads];          // DESCEND: at or below it no further step; -inf = none
+    float thresholds[n_heads];                  // DESCEND: at or below it nothing is written; -inf = none
+    float targets[n_heads];                     // DESCEND: at or below it no further step; -inf = none
 
     std::shared_ptr<row_function> function; // HOST_FUNCTION
 
-    float * out        = nullptr;    // CAPTURE: (n_out_rows, n_embd); row i is batch row i, or the i-th planned row
+    float * out = nullptr; // CAPTURE: (n_out_rows, n_embd); row i is batch row i, or the i-th planned row
     int64_t n_out_rows = 0;
     int64_t out_n_embd = 0;
 
@@ -47,16 +48,16 @@ struct intervention {
 };
 
 struct gate_rule {
-    double bias     = 0.0;
-    double benign   = 0.0;   // score <= benign: the prompt is benign, descend "fr"
-    double harmful  = 0.0;   // score >= harmful: the prompt is harmful, descend "jb"
+    double bias    = 0.0;
+    double benign  = 0.0; // score <= benign: the prompt is benign, descend "fr"
+    double harmful = 0.0; // score >= harmful: the prompt is harmful, descend "jb"
 };
 
 // Which rows are descended, and how the step shrinks along the answer.
 struct descent_schedule {
     descent_rule rule;
     int32_t n_tokens = 1;    // rows with offset < n_tokens; 0 = every offset
-    float   decay    = 1.0f; // step_size * decay^offset
+    float decay      = 1.0f; // step_size * decay^offset
 };
 
 class program {
@@ -66,7 +67,8 @@ public:
     // All throw std::invalid_argument, naming the layer, where the arguments make no sense in themselves.
     // Whether they fit the model is checked by hook::set_program.
     void add_vector(int32_t layer, std::vector<float> v, row_scope scope);
-    void ablate_direction(int32_t layer, std::vector<float> u, float amount, row_scope scope); // u is normalised here
+    void ablate_direction(int32_t layer, std::vector<float> u, float amount,
+                          row_scope scope); // u is normalised here
     void host_function(int32_t layer, std::shared_ptr<row_function> function, row_scope scope);
     void gate_read(int32_t layer, std::shared_ptr<const layer_energy> energy, double weight);
     void energy_descent(int32_t layer, std::shared_ptr<const layer_energy> energy,
@@ -79,7 +81,8 @@ public:
     const descent_schedule & schedule() const { return schedule_; }
     const gate_rule & gate() const { return gate_; }
 
-    // Throws std::invalid_argument where the program does not fit a model of this shape or contradicts itself.
+    // Throws std::invalid_argument where the program does not fit a model of this shape or contradicts
+    // itself.
     void check(int32_t n_layer, int64_t n_embd) const;
 
 private:

@@ -15,7 +15,7 @@ public:
     subspace(std::vector<float> mu, std::vector<float> p, std::vector<float> s);
 
     int64_t n_embd() const { return (int64_t) mu_.size(); }
-    int64_t rank()   const { return (int64_t) s_.size(); }
+    int64_t rank() const { return (int64_t) s_.size(); }
 
     const float * s() const { return s_.data(); }
 

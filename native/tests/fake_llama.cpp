@@ -10,11 +10,21 @@ namespace fake {
 std::vector<transfer> gets;
 std::vector<transfer> sets;
 
-static const char * get_name(const ggml_tensor * t)   { return t->name.c_str(); }
-static int64_t nelements(const ggml_tensor * t)       { return t->n_rows * t->n_embd; }
-static int64_t nrows(const ggml_tensor * t)           { return t->n_rows; }
-static size_t  nbytes(const ggml_tensor * t)          { return (size_t) nelements(t) * t->element_size; }
-static bool    is_contiguous(const ggml_tensor * t)   { return t->contiguous; }
+static const char * get_name(const ggml_tensor * t) {
+    return t->name.c_str();
+}
+static int64_t nelements(const ggml_tensor * t) {
+    return t->n_rows * t->n_embd;
+}
+static int64_t nrows(const ggml_tensor * t) {
+    return t->n_rows;
+}
+static size_t nbytes(const ggml_tensor * t) {
+    return (size_t) nelements(t) * t->element_size;
+}
+static bool is_contiguous(const ggml_tensor * t) {
+    return t->contiguous;
+}
 
 static size_t allocated_by_recording = 0;
 
@@ -48,9 +58,9 @@ edge_eds::ggml_api api() {
 
 void llama::visit(edge_eds::hook & hook, ggml_tensor & tensor) {
     allocated_by_recording = 0;
-    const size_t before = n_allocations();
-    const bool need = edge_eds::hook::eval_callback(&tensor, true, &hook);
-    const bool go_on = !need || edge_eds::hook::eval_callback(&tensor, false, &hook);
+    const size_t before    = n_allocations();
+    const bool need        = edge_eds::hook::eval_callback(&tensor, true, &hook);
+    const bool go_on       = !need || edge_eds::hook::eval_callback(&tensor, false, &hook);
     n_allocations_in_callback += n_allocations() - before - allocated_by_recording;
     n_asked += 1;
     if (need) {
@@ -65,16 +75,16 @@ void llama::decode(edge_eds::hook & hook, const std::vector<float> & rows) {
     const int64_t n_rows = (int64_t) rows.size() / n_embd;
     outputs.assign((size_t) n_layer, std::vector<float>());
     wanted.clear();
-    n_asked = 0;
+    n_asked                   = 0;
     n_allocations_in_callback = 0;
-    stopped = false;
+    stopped                   = false;
 
     for (int64_t first = 0; first < n_rows; first += n_ubatch) {
         const int64_t n = std::min(n_ubatch, n_rows - first);
         std::vector<float> h(rows.begin() + first * n_embd, rows.begin() + (first + n) * n_embd);
         for (int32_t il = 0; il < n_layer; ++il) {
             const std::string number = std::to_string(il);
-            int64_t n_kept = n;
+            int64_t n_kept           = n;
             if (il == n_layer - 1 && prune_last) {
                 n_kept = first + n == n_rows ? 1 : 0;
                 h.erase(h.begin(), h.end() - n_kept * n_embd);
@@ -86,8 +96,10 @@ void llama::decode(edge_eds::hook & hook, const std::vector<float> & rows) {
                 }
             }
             // nodes whose names only look like a block output
-            for (const std::string & name : {"norm-" + number, "xl_out-" + number, "l_out-" + number + " (view)", "l_out-" + number + "x",
-                                             "CPU#l_out-" + number + "#0", std::string("l_out"), std::string("l_out-")}) {
+            for (const std::string & name :
+                 {"norm-" + number, "xl_out-" + number, "l_out-" + number + " (view)",
+                  "l_out-" + number + "x", "CPU#l_out-" + number + "#0", std::string("l_out"),
+                  std::string("l_out-")}) {
                 ggml_tensor decoy;
                 decoy.name   = name;
                 decoy.n_embd = n_embd;
@@ -96,10 +108,10 @@ void llama::decode(edge_eds::hook & hook, const std::vector<float> & rows) {
                 visit(hook, decoy);
             }
             ggml_tensor out;
-            out.name   = "l_out-" + number;
-            out.n_embd = n_embd;
-            out.n_rows = n_kept;
-            out.data   = next;
+            out.name         = "l_out-" + number;
+            out.n_embd       = n_embd;
+            out.n_rows       = n_kept;
+            out.data         = next;
             out.contiguous   = il != strided_layer;
             out.element_size = il == half_layer ? 2 : sizeof(float);
             if (il == wide_layer) {

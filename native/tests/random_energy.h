@@ -1,4 +1,5 @@
-// Random weights for tests, the same on every machine: a linear congruential generator, not the standard library's distributions.
+// Random weights for tests, the same on every machine: a linear congruential generator, not the standard
+// library's distributions.
 #pragma once
 
 #include "layer_energy.h"
@@ -25,7 +26,8 @@ struct random_source {
     }
 };
 
-inline std::vector<edge_eds::hidden_block> random_blocks(random_source & random, const std::vector<int64_t> & widths, bool layer_norm) {
+inline std::vector<edge_eds::hidden_block>
+random_blocks(random_source & random, const std::vector<int64_t> & widths, bool layer_norm) {
     std::vector<edge_eds::hidden_block> blocks;
     for (size_t i = 0; i + 1 < widths.size(); ++i) {
         edge_eds::hidden_block block;
@@ -43,8 +45,10 @@ inline std::vector<edge_eds::hidden_block> random_blocks(random_source & random,
 }
 
 // widths: input, hidden...
-inline std::unique_ptr<edge_eds::energy_net> random_net(random_source & random, const std::vector<int64_t> & widths, bool layer_norm) {
-    return std::make_unique<edge_eds::energy_net>(random_blocks(random, widths, layer_norm), random.values(widths.back()), random.next());
+inline std::unique_ptr<edge_eds::energy_net>
+random_net(random_source & random, const std::vector<int64_t> & widths, bool layer_norm) {
+    return std::make_unique<edge_eds::energy_net>(random_blocks(random, widths, layer_norm),
+                                                  random.values(widths.back()), random.next());
 }
 
 struct subspace_values {
@@ -86,13 +90,15 @@ inline subspace_values random_subspace_values(random_source & random, int64_t n_
     return v;
 }
 
-inline std::shared_ptr<const edge_eds::subspace> random_subspace(random_source & random, int64_t n_embd, int64_t rank) {
+inline std::shared_ptr<const edge_eds::subspace> random_subspace(random_source & random, int64_t n_embd,
+                                                                 int64_t rank) {
     subspace_values v = random_subspace_values(random, n_embd, rank);
     return std::make_shared<edge_eds::subspace>(v.mu, v.p, v.s);
 }
 
 // A layer with the given heads over a subspace.
-inline std::shared_ptr<edge_eds::layer_energy> random_layer_energy(uint64_t seed, int64_t n_embd, const std::vector<int> & heads, int64_t rank = 5) {
+inline std::shared_ptr<edge_eds::layer_energy>
+random_layer_energy(uint64_t seed, int64_t n_embd, const std::vector<int> & heads, int64_t rank = 5) {
     random_source random(seed);
     std::shared_ptr<const edge_eds::subspace> space = random_subspace(random, n_embd, rank);
     std::unique_ptr<edge_eds::energy_net> nets[edge_eds::n_heads];
@@ -102,13 +108,16 @@ inline std::shared_ptr<edge_eds::layer_energy> random_layer_energy(uint64_t seed
     return std::make_shared<edge_eds::layer_energy>(n_embd, space, std::move(nets));
 }
 
-// E_head(h) = value, whatever h: for tests of gates and thresholds. A slope in the first direction gives it a gradient.
-inline std::shared_ptr<edge_eds::layer_energy> constant_layer_energy(int64_t n_embd, const std::vector<std::pair<int, float>> & values, float slope = 0.0f) {
+// E_head(h) = value, whatever h: for tests of gates and thresholds. A slope in the first direction gives it a
+// gradient.
+inline std::shared_ptr<edge_eds::layer_energy>
+constant_layer_energy(int64_t n_embd, const std::vector<std::pair<int, float>> & values, float slope = 0.0f) {
     std::unique_ptr<edge_eds::energy_net> nets[edge_eds::n_heads];
     for (const std::pair<int, float> & value : values) {
         std::vector<float> w((size_t) n_embd, 0.0f);
         w[0] = slope;
-        nets[value.first] = std::make_unique<edge_eds::energy_net>(std::vector<edge_eds::hidden_block>(), w, value.second);
+        nets[value.first] =
+            std::make_unique<edge_eds::energy_net>(std::vector<edge_eds::hidden_block>(), w, value.second);
     }
     return std::make_shared<edge_eds::layer_energy>(n_embd, nullptr, std::move(nets));
 }

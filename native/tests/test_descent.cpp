@@ -31,14 +31,16 @@ static void lowers_the_energy() {
         const std::vector<float> h = random.values(n_embd, 3.0f);
         std::vector<float> work(energy->work_size());
         for (bool covariance : {true, false}) {
-            descent_rule rule = rule_of(0.002f, 3);
-            rule.covariance = covariance;
+            descent_rule rule        = rule_of(0.002f, 3);
+            rule.covariance          = covariance;
             std::vector<float> moved = h;
-            const descent_result result = energy->descend(HEAD_FR, moved.data(), rule, -inf, -inf, work.data());
+            const descent_result result =
+                energy->descend(HEAD_FR, moved.data(), rule, -inf, -inf, work.data());
             CHECK(result.finite && result.changed && result.steps == 3);
             CHECK(result.energy_after < result.energy_before);
             CHECK(result.energy_before == energy->energy(HEAD_FR, h.data(), work.data()));
-            CHECK_NEAR(result.energy_after, energy->energy(HEAD_FR, moved.data(), work.data()), 1e-4 * (1.0 + std::fabs(result.energy_after)));
+            CHECK_NEAR(result.energy_after, energy->energy(HEAD_FR, moved.data(), work.data()),
+                       1e-4 * (1.0 + std::fabs(result.energy_after)));
             CHECK_NEAR(result.shift, distance(moved, h) / norm(h.data(), n_embd), 1e-5);
         }
     }
@@ -51,11 +53,12 @@ static void one_step_has_the_length_asked_for() {
     std::vector<float> work(energy->work_size());
     for (bool covariance : {true, false}) {
         for (bool relative : {true, false}) {
-            descent_rule rule = rule_of(0.25f, 1);
-            rule.covariance = covariance;
-            rule.relative   = relative;
+            descent_rule rule        = rule_of(0.25f, 1);
+            rule.covariance          = covariance;
+            rule.relative            = relative;
             std::vector<float> moved = h;
-            const descent_result result = energy->descend(HEAD_FR, moved.data(), rule, -inf, -inf, work.data());
+            const descent_result result =
+                energy->descend(HEAD_FR, moved.data(), rule, -inf, -inf, work.data());
             const double expected = relative ? 0.25 * norm(h.data(), n_embd) : 0.25;
             CHECK(result.steps == 1);
             CHECK_NEAR(distance(moved, h), expected, 1e-5 * expected);
@@ -73,9 +76,9 @@ static void euclidean_step_is_the_normalised_gradient() {
     std::vector<float> expected = h;
     add_scaled((float) (-0.5 / norm(g.data(), n_embd)), g.data(), expected.data(), n_embd);
 
-    descent_rule rule = rule_of(0.5f, 1);
-    rule.covariance = false;
-    rule.relative   = false;
+    descent_rule rule        = rule_of(0.5f, 1);
+    rule.covariance          = false;
+    rule.relative            = false;
     std::vector<float> moved = h;
     energy->descend(HEAD_JB, moved.data(), rule, -inf, -inf, work.data());
     CHECK(distance(moved, expected) < 1e-5f);
@@ -88,17 +91,21 @@ static void stays_where_it_should() {
     std::vector<float> work(energy->work_size());
     const float e = energy->energy(HEAD_FR, h.data(), work.data());
 
-    struct { descent_rule rule; float threshold; float target; } cases[] = {
-        {rule_of(0.1f, 3), e, -inf},        // at the threshold
-        {rule_of(0.1f, 3), e + 1.0f, -inf}, // below the threshold
-        {rule_of(0.1f, 3), inf, -inf},
-        {rule_of(0.1f, 3), -inf, e},        // at the target
-        {rule_of(0.1f, 0), -inf, -inf},     // no steps
-        {rule_of(0.0f, 3), -inf, -inf},     // no length
+    struct {
+        descent_rule rule;
+        float threshold;
+        float target;
+    } cases[] = {
+        {rule_of(0.1f, 3), e, -inf},                                     // at the threshold
+        {rule_of(0.1f, 3), e + 1.0f, -inf},                              // below the threshold
+        {rule_of(0.1f, 3), inf, -inf},      {rule_of(0.1f, 3), -inf, e}, // at the target
+        {rule_of(0.1f, 0), -inf, -inf},                                  // no steps
+        {rule_of(0.0f, 3), -inf, -inf},                                  // no length
     };
     for (const auto & c : cases) {
         std::vector<float> moved = h;
-        const descent_result result = energy->descend(HEAD_FR, moved.data(), c.rule, c.threshold, c.target, work.data());
+        const descent_result result =
+            energy->descend(HEAD_FR, moved.data(), c.rule, c.threshold, c.target, work.data());
         CHECK(result.finite && !result.changed && result.steps == 0 && result.shift == 0.0f);
         CHECK(result.energy_after == e);
         CHECK(moved == h); // bit by bit
@@ -106,17 +113,18 @@ static void stays_where_it_should() {
 
     // a flat energy gives no direction
     const std::shared_ptr<layer_energy> flat = constant_layer_energy(n_embd, {{HEAD_FR, 1.0f}});
-    descent_rule rule = rule_of(0.1f, 3);
-    rule.covariance = false;
+    descent_rule rule                        = rule_of(0.1f, 3);
+    rule.covariance                          = false;
     std::vector<float> flat_work(flat->work_size());
-    std::vector<float> moved = h;
+    std::vector<float> moved    = h;
     const descent_result result = flat->descend(HEAD_FR, moved.data(), rule, -inf, -inf, flat_work.data());
     CHECK(result.finite && !result.changed && result.steps == 0);
     CHECK(moved == h);
 
     // a zero row has no length to be relative to
     std::vector<float> zero((size_t) n_embd, 0.0f);
-    const descent_result at_zero = energy->descend(HEAD_FR, zero.data(), rule_of(0.1f, 3), -inf, -inf, work.data());
+    const descent_result at_zero =
+        energy->descend(HEAD_FR, zero.data(), rule_of(0.1f, 3), -inf, -inf, work.data());
     CHECK(at_zero.finite && !at_zero.changed);
 }
 
@@ -126,9 +134,11 @@ static void stops_at_the_target() {
     const std::vector<float> h = random.values(n_embd, 3.0f);
     std::vector<float> work(energy->work_size());
     std::vector<float> moved = h;
-    const descent_result one = energy->descend(HEAD_FR, moved.data(), rule_of(0.01f, 1), -inf, -inf, work.data());
+    const descent_result one =
+        energy->descend(HEAD_FR, moved.data(), rule_of(0.01f, 1), -inf, -inf, work.data());
     moved = h;
-    const descent_result many = energy->descend(HEAD_FR, moved.data(), rule_of(0.01f, 10), -inf, one.energy_after, work.data());
+    const descent_result many =
+        energy->descend(HEAD_FR, moved.data(), rule_of(0.01f, 10), -inf, one.energy_after, work.data());
     CHECK(many.steps == 1);
     CHECK(many.energy_after == one.energy_after);
 }
@@ -139,14 +149,15 @@ static void keeps_to_the_cap() {
     const std::vector<float> h = random.values(n_embd, 3.0f);
     std::vector<float> work(energy->work_size());
     for (bool relative : {true, false}) {
-        descent_rule rule = rule_of(relative ? 0.2f : 4.0f, 1);
-        rule.relative  = relative;
-        rule.max_shift = 0.05f;
-        std::vector<float> moved = h;
+        descent_rule rule           = rule_of(relative ? 0.2f : 4.0f, 1);
+        rule.relative               = relative;
+        rule.max_shift              = 0.05f;
+        std::vector<float> moved    = h;
         const descent_result result = energy->descend(HEAD_FR, moved.data(), rule, -inf, -inf, work.data());
         CHECK_NEAR(result.shift, 0.05, 1e-6);
         CHECK_NEAR(distance(moved, h) / norm(h.data(), n_embd), 0.05, 1e-5);
-        CHECK_NEAR(result.energy_after, energy->energy(HEAD_FR, moved.data(), work.data()), 1e-4 * (1.0 + std::fabs(result.energy_after)));
+        CHECK_NEAR(result.energy_after, energy->energy(HEAD_FR, moved.data(), work.data()),
+                   1e-4 * (1.0 + std::fabs(result.energy_after)));
     }
 }
 
@@ -158,14 +169,15 @@ static void moves_only_within_the_subspace() {
     const layer_energy energy(n_embd, std::make_shared<subspace>(v.mu, v.p, v.s), std::move(nets));
     std::vector<float> work(energy.work_size());
     const std::vector<float> h = random.values(n_embd, 3.0f);
-    std::vector<float> moved = h;
+    std::vector<float> moved   = h;
     energy.descend(HEAD_FR, moved.data(), rule_of(0.1f, 4), -inf, -inf, work.data());
 
     std::vector<float> shift = moved;
     add_scaled(-1.0f, h.data(), shift.data(), n_embd);
     std::vector<float> rest = shift;
     for (int64_t i = 0; i < 4; ++i) {
-        add_scaled(-dot(v.p.data() + i * n_embd, shift.data(), n_embd), v.p.data() + i * n_embd, rest.data(), n_embd);
+        add_scaled(-dot(v.p.data() + i * n_embd, shift.data(), n_embd), v.p.data() + i * n_embd, rest.data(),
+                   n_embd);
     }
     CHECK(norm(shift.data(), n_embd) > 0.1);
     CHECK(norm(rest.data(), n_embd) < 1e-5);
@@ -184,8 +196,8 @@ static void reports_what_is_not_finite() {
     std::vector<float> slope_work(slope->work_size());
     std::vector<float> h((size_t) n_embd, 1.0f);
     descent_rule rule = rule_of(3e38f, 2);
-    rule.relative   = false;
-    rule.covariance = false;
+    rule.relative     = false;
+    rule.covariance   = false;
     CHECK(!slope->descend(HEAD_FR, h.data(), rule, -inf, -inf, slope_work.data()).finite);
 }
 
@@ -198,7 +210,7 @@ static void checks_the_rule() {
     CHECK_THROWS(with->check_rule(rule_of(inf, 3)), std::invalid_argument, "step_size");
     CHECK_THROWS(with->check_rule(rule_of(0.1f, -1)), std::invalid_argument, "steps");
     descent_rule rule = rule_of(0.1f, 3);
-    rule.max_shift = -1.0f;
+    rule.max_shift    = -1.0f;
     CHECK_THROWS(with->check_rule(rule), std::invalid_argument, "max_shift");
 }
 

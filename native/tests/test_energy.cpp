@@ -1,4 +1,5 @@
-// Energy and gradient against the same formula in double, the gradient by central differences; and refused shapes.
+// Energy and gradient against the same formula in double, the gradient by central differences; and refused
+// shapes.
 #include "check.h"
 #include "random_energy.h"
 
@@ -7,7 +8,8 @@
 using namespace edge_eds;
 
 // E(x) in double, written from the formula in energy_net.h
-static double reference_energy(const std::vector<hidden_block> & blocks, const std::vector<float> & w, float c, std::vector<double> x) {
+static double reference_energy(const std::vector<hidden_block> & blocks, const std::vector<float> & w,
+                               float c, std::vector<double> x) {
     for (const hidden_block & block : blocks) {
         std::vector<double> a((size_t) block.n_out);
         for (int64_t o = 0; o < block.n_out; ++o) {
@@ -43,25 +45,28 @@ static double reference_energy(const std::vector<hidden_block> & blocks, const s
 
 static double relative_error(const std::vector<float> & a, const std::vector<double> & b) {
     double difference = 0.0;
-    double length = 0.0;
+    double length     = 0.0;
     for (size_t i = 0; i < a.size(); ++i) {
         difference += (a[i] - b[i]) * (a[i] - b[i]);
-        length     += b[i] * b[i];
+        length += b[i] * b[i];
     }
     return std::sqrt(difference / length);
 }
 
-static void agrees_with_double(const std::vector<int64_t> & widths, bool layer_norm, bool with_subspace, uint64_t seed) {
+static void agrees_with_double(const std::vector<int64_t> & widths, bool layer_norm, bool with_subspace,
+                               uint64_t seed) {
     random_source random(seed);
-    const int64_t n_embd = with_subspace ? 5 * widths[0] + 3 : widths[0];
+    const int64_t n_embd                   = with_subspace ? 5 * widths[0] + 3 : widths[0];
     const std::vector<hidden_block> blocks = random_blocks(random, widths, layer_norm);
-    const std::vector<float> w = random.values(widths.back());
-    const float c = random.next();
-    const subspace_values space = random_subspace_values(random, n_embd, widths[0]);
+    const std::vector<float> w             = random.values(widths.back());
+    const float c                          = random.next();
+    const subspace_values space            = random_subspace_values(random, n_embd, widths[0]);
 
     std::unique_ptr<energy_net> nets[n_heads];
     nets[HEAD_FR] = std::make_unique<energy_net>(blocks, w, c);
-    const layer_energy energy(n_embd, with_subspace ? std::make_shared<subspace>(space.mu, space.p, space.s) : nullptr, std::move(nets));
+    const layer_energy energy(
+        n_embd, with_subspace ? std::make_shared<subspace>(space.mu, space.p, space.s) : nullptr,
+        std::move(nets));
 
     auto reference = [&](const std::vector<double> & h) {
         if (!with_subspace) {
@@ -86,8 +91,8 @@ static void agrees_with_double(const std::vector<int64_t> & widths, bool layer_n
     CHECK_NEAR(e, reference(h64), 1e-5 * (1.0 + std::fabs(e)));
     std::vector<double> differences((size_t) n_embd);
     for (int64_t i = 0; i < n_embd; ++i) {
-        const double step = 1e-5;
-        std::vector<double> up = h64;
+        const double step        = 1e-5;
+        std::vector<double> up   = h64;
         std::vector<double> down = h64;
         up[i] += step;
         down[i] -= step;
@@ -98,35 +103,40 @@ static void agrees_with_double(const std::vector<int64_t> & widths, bool layer_n
 
 static void refuses_what_does_not_fit() {
     random_source random(3);
-    const float nan = std::numeric_limits<float>::quiet_NaN();
+    const float nan                  = std::numeric_limits<float>::quiet_NaN();
     std::vector<hidden_block> blocks = random_blocks(random, {4, 3, 2}, true);
 
     CHECK_THROWS(energy_net({}, {}, 0.0f), std::invalid_argument, "at least one input");
     CHECK_THROWS(energy_net({}, {1.0f, nan}, 0.0f), std::invalid_argument, "NaN");
     CHECK_THROWS(energy_net({}, {1.0f}, nan), std::invalid_argument, "last bias");
-    CHECK_THROWS(energy_net(blocks, {1.0f, 2.0f, 3.0f}, 0.0f), std::invalid_argument, "last weight has 3 values, expected 2");
+    CHECK_THROWS(energy_net(blocks, {1.0f, 2.0f, 3.0f}, 0.0f), std::invalid_argument,
+                 "last weight has 3 values, expected 2");
 
     std::vector<hidden_block> bad = blocks;
-    bad[1].n_in = 4;
-    CHECK_THROWS(energy_net(bad, {1.0f, 2.0f}, 0.0f), std::invalid_argument, "hidden block 1 takes 4 inputs, but gets 3");
+    bad[1].n_in                   = 4;
+    CHECK_THROWS(energy_net(bad, {1.0f, 2.0f}, 0.0f), std::invalid_argument,
+                 "hidden block 1 takes 4 inputs, but gets 3");
     bad = blocks;
     bad[0].weight.pop_back();
-    CHECK_THROWS(energy_net(bad, {1.0f, 2.0f}, 0.0f), std::invalid_argument, "hidden block 0: weight has 11 values, expected 12");
+    CHECK_THROWS(energy_net(bad, {1.0f, 2.0f}, 0.0f), std::invalid_argument,
+                 "hidden block 0: weight has 11 values, expected 12");
     bad = blocks;
     bad[0].bias.push_back(0.0f);
     CHECK_THROWS(energy_net(bad, {1.0f, 2.0f}, 0.0f), std::invalid_argument, "hidden block 0: bias");
     bad = blocks;
     bad[0].beta.clear();
     CHECK_THROWS(energy_net(bad, {1.0f, 2.0f}, 0.0f), std::invalid_argument, "go together");
-    bad = blocks;
+    bad             = blocks;
     bad[1].gamma[0] = nan;
-    CHECK_THROWS(energy_net(bad, {1.0f, 2.0f}, 0.0f), std::invalid_argument, "hidden block 1: gamma holds NaN");
+    CHECK_THROWS(energy_net(bad, {1.0f, 2.0f}, 0.0f), std::invalid_argument,
+                 "hidden block 1: gamma holds NaN");
 
     const subspace_values v = random_subspace_values(random, 8, 3);
     CHECK_THROWS(subspace({}, {}, {}), std::invalid_argument, "at least one dimension");
-    CHECK_THROWS(subspace(v.mu, {1.0f}, v.s), std::invalid_argument, "P has 1 values, expected rank x n_embd = 3 x 8");
+    CHECK_THROWS(subspace(v.mu, {1.0f}, v.s), std::invalid_argument,
+                 "P has 1 values, expected rank x n_embd = 3 x 8");
     std::vector<float> s = v.s;
-    s[1] = 0.0f;
+    s[1]                 = 0.0f;
     CHECK_THROWS(subspace(v.mu, v.p, s), std::invalid_argument, "s[1] = 0");
     std::vector<float> p = v.p;
     p[8] += 0.1f;
@@ -138,11 +148,12 @@ static void refuses_what_does_not_fit() {
     CHECK_THROWS(layer_energy(8, nullptr, std::move(none)), std::invalid_argument, "at least one head");
     std::unique_ptr<energy_net> narrow[n_heads];
     narrow[HEAD_JB] = random_net(random, {4, 3}, false);
-    CHECK_THROWS(layer_energy(8, std::make_shared<subspace>(v.mu, v.p, v.s), std::move(narrow)), std::invalid_argument,
-                 "head jb takes 4 inputs, but the subspace has rank 3");
+    CHECK_THROWS(layer_energy(8, std::make_shared<subspace>(v.mu, v.p, v.s), std::move(narrow)),
+                 std::invalid_argument, "head jb takes 4 inputs, but the subspace has rank 3");
     std::unique_ptr<energy_net> other[n_heads];
     other[HEAD_JB] = random_net(random, {3, 3}, false);
-    CHECK_THROWS(layer_energy(9, std::make_shared<subspace>(v.mu, v.p, v.s), std::move(other)), std::invalid_argument, "of 8 dimensions");
+    CHECK_THROWS(layer_energy(9, std::make_shared<subspace>(v.mu, v.p, v.s), std::move(other)),
+                 std::invalid_argument, "of 8 dimensions");
 
     CHECK(head_from_name("harm") == HEAD_HARM);
     CHECK(head_from_name("merged") == HEAD_MERGED);
@@ -153,11 +164,12 @@ int main() {
     uint64_t seed = 1;
     for (bool layer_norm : {false, true}) {
         for (bool with_subspace : {false, true}) {
-            agrees_with_double({6}, layer_norm, with_subspace, seed++);                  // linear
-            agrees_with_double({6, 1}, false, with_subspace, seed++);                    // one unit
+            agrees_with_double({6}, layer_norm, with_subspace, seed++); // linear
+            agrees_with_double({6, 1}, false, with_subspace, seed++);   // one unit
             agrees_with_double({16, 32}, layer_norm, with_subspace, seed++);
-            agrees_with_double({24, 64, 32, 32, 16}, layer_norm, with_subspace, seed++); // deep, as in the paper
-            agrees_with_double({17, 33, 7}, layer_norm, with_subspace, seed++);          // no round numbers
+            agrees_with_double({24, 64, 32, 32, 16}, layer_norm, with_subspace,
+                               seed++);                                         // deep, as in the paper
+            agrees_with_double({17, 33, 7}, layer_norm, with_subspace, seed++); // no round numbers
         }
     }
     refuses_what_does_not_fit();

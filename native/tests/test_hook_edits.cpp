@@ -21,7 +21,9 @@ static std::vector<float> random_vector(uint64_t seed) {
 }
 
 // Runs a program over n rows; returns the outputs of every layer.
-static std::vector<std::vector<float>> run(hook & h, const program * p, int64_t n_ubatch, const std::vector<float> & rows, const std::vector<int32_t> & planned) {
+static std::vector<std::vector<float>> run(hook & h, const program * p, int64_t n_ubatch,
+                                           const std::vector<float> & rows,
+                                           const std::vector<int32_t> & planned) {
     fake::llama model;
     model.n_ubatch = n_ubatch;
     h.set_slots(16);
@@ -52,14 +54,16 @@ static bool is_planned(const std::vector<int32_t> & planned, int64_t row) {
 }
 
 // At layer 2 of `edited`, the rows in scope are edit(row of `plain`) and the others keep their bits.
-static void compare(const std::vector<std::vector<float>> & plain, const std::vector<std::vector<float>> & edited, bool all,
+static void compare(const std::vector<std::vector<float>> & plain,
+                    const std::vector<std::vector<float>> & edited, bool all,
                     const std::vector<int32_t> & planned, const std::function<void(float *)> & edit) {
     CHECK(edited[0] == plain[0] && edited[1] == plain[1]);
     const int64_t n = (int64_t) plain[2].size() / n_embd;
     for (int64_t i = 0; i < n; ++i) {
         std::vector<float> expected(plain[2].begin() + i * n_embd, plain[2].begin() + (i + 1) * n_embd);
         const std::vector<float> found(edited[2].begin() + i * n_embd, edited[2].begin() + (i + 1) * n_embd);
-        const std::vector<float> above_plain(plain[4].begin() + i * n_embd, plain[4].begin() + (i + 1) * n_embd);
+        const std::vector<float> above_plain(plain[4].begin() + i * n_embd,
+                                             plain[4].begin() + (i + 1) * n_embd);
         const std::vector<float> above(edited[4].begin() + i * n_embd, edited[4].begin() + (i + 1) * n_embd);
         const bool in_scope = all || is_planned(planned, i);
         if (in_scope) {
@@ -71,8 +75,8 @@ static void compare(const std::vector<std::vector<float>> & plain, const std::ve
 }
 
 static void add_vector_adds() {
-    const std::vector<float> v = random_vector(1);
-    const std::vector<float> rows = input_rows(9);
+    const std::vector<float> v         = random_vector(1);
+    const std::vector<float> rows      = input_rows(9);
     const std::vector<int32_t> planned = {2, 3, 7};
     for (int64_t n_ubatch : {1, 3, 4, 512}) {
         for (row_scope scope : {ALL_ROWS, PLANNED_ROWS}) {
@@ -93,11 +97,11 @@ static void add_vector_adds() {
 }
 
 static void ablation_removes_the_direction() {
-    std::vector<float> u = random_vector(2);
-    const std::vector<float> rows = input_rows(9);
+    std::vector<float> u               = random_vector(2);
+    const std::vector<float> rows      = input_rows(9);
     const std::vector<int32_t> planned = {0, 8};
-    std::vector<float> unit = u;
-    const double length = norm(u.data(), n_embd);
+    std::vector<float> unit            = u;
+    const double length                = norm(u.data(), n_embd);
     for (float & x : unit) {
         x = (float) (x / length);
     }
@@ -119,7 +123,8 @@ static void ablation_removes_the_direction() {
             program half;
             half.ablate_direction(2, u, 0.5f, scope);
             const std::vector<std::vector<float>> halved = run(h, &half, n_ubatch, rows, planned);
-            CHECK_NEAR(dot(unit.data(), halved[2].data(), n_embd), 0.5 * dot(unit.data(), plain[2].data(), n_embd), 1e-6);
+            CHECK_NEAR(dot(unit.data(), halved[2].data(), n_embd),
+                       0.5 * dot(unit.data(), plain[2].data(), n_embd), 1e-6);
         }
     }
 }
@@ -127,7 +132,7 @@ static void ablation_removes_the_direction() {
 class doubling : public row_function {
 public:
     std::vector<int64_t> sizes = std::vector<int64_t>(64, 0);
-    size_t n_calls = 0;
+    size_t n_calls             = 0;
     bool edit(float * rows, int64_t n, int64_t width, std::exception_ptr &) noexcept override {
         for (int64_t i = 0; i < n * width; ++i) {
             rows[i] *= 2.0f;
@@ -138,16 +143,17 @@ public:
 };
 
 static void host_functions_get_the_rows_in_scope() {
-    const std::vector<float> rows = input_rows(9);
+    const std::vector<float> rows      = input_rows(9);
     const std::vector<int32_t> planned = {1, 2, 8};
     for (row_scope scope : {ALL_ROWS, PLANNED_ROWS}) {
         hook h(fake::api(), 6, n_embd);
         const std::vector<std::vector<float>> plain = run(h, nullptr, 4, rows, planned);
-        const std::shared_ptr<doubling> function = std::make_shared<doubling>();
+        const std::shared_ptr<doubling> function    = std::make_shared<doubling>();
         program p;
         p.host_function(2, function, scope);
         if (scope == PLANNED_ROWS) {
-            p.add_vector(3, std::vector<float>((size_t) n_embd, 0.0f), ALL_ROWS); // another layer that needs every row
+            p.add_vector(3, std::vector<float>((size_t) n_embd, 0.0f),
+                         ALL_ROWS); // another layer that needs every row
         }
         const std::vector<std::vector<float>> edited = run(h, &p, 4, rows, planned);
         compare(plain, edited, scope == ALL_ROWS, planned, [&](float * row) {
@@ -157,18 +163,19 @@ static void host_functions_get_the_rows_in_scope() {
         });
         function->sizes.resize(function->n_calls);
         // not called for a micro-batch without rows in scope
-        CHECK(function->sizes == (scope == ALL_ROWS ? std::vector<int64_t>{4, 4, 1} : std::vector<int64_t>{2, 1}));
+        CHECK(function->sizes ==
+              (scope == ALL_ROWS ? std::vector<int64_t>{4, 4, 1} : std::vector<int64_t>{2, 1}));
     }
 }
 
 static void scopes_mix_on_one_layer() {
-    const std::vector<float> v = random_vector(3);
-    const std::vector<float> w = random_vector(4);
-    const std::vector<float> rows = input_rows(7);
+    const std::vector<float> v         = random_vector(3);
+    const std::vector<float> w         = random_vector(4);
+    const std::vector<float> rows      = input_rows(7);
     const std::vector<int32_t> planned = {3, 6};
     hook h(fake::api(), 6, n_embd);
     const std::vector<std::vector<float>> plain = run(h, nullptr, 4, rows, planned);
-    const std::shared_ptr<doubling> function = std::make_shared<doubling>();
+    const std::shared_ptr<doubling> function    = std::make_shared<doubling>();
     program p;
     p.add_vector(2, v, ALL_ROWS);
     p.host_function(2, function, PLANNED_ROWS);
@@ -186,13 +193,13 @@ static void scopes_mix_on_one_layer() {
 }
 
 static void items_run_in_the_order_added_and_captures_last() {
-    const std::vector<float> v = random_vector(5);
+    const std::vector<float> v    = random_vector(5);
     const std::vector<float> rows = input_rows(3);
     std::vector<float> captured((size_t) (3 * n_embd));
     for (bool double_first : {true, false}) {
         hook h(fake::api(), 6, n_embd);
         const std::vector<std::vector<float>> plain = run(h, nullptr, 512, rows, {});
-        const std::shared_ptr<doubling> function = std::make_shared<doubling>();
+        const std::shared_ptr<doubling> function    = std::make_shared<doubling>();
         program p;
         p.capture(2, captured.data(), 3, n_embd, ALL_ROWS);
         if (double_first) {
@@ -215,9 +222,9 @@ static void v_and_minus_v_cancel() {
     // exact in floating point where v is a power of two times what the row resolves
     std::vector<float> v((size_t) n_embd, 0.0f);
     std::vector<float> rows(2 * (size_t) n_embd, 0.0f);
-    v[3] = 4.0f;
+    v[3]                     = 4.0f;
     std::vector<float> minus = v;
-    minus[3] = -4.0f;
+    minus[3]                 = -4.0f;
     hook h(fake::api(), 6, n_embd);
     const std::vector<std::vector<float>> plain = run(h, nullptr, 512, rows, {});
     program p;

@@ -1,4 +1,5 @@
-// What goes wrong inside a decode is latched and thrown by end(); the graph always runs to its end; the hook stays usable.
+// What goes wrong inside a decode is latched and thrown by end(); the graph always runs to its end; the hook
+// stays usable.
 #include "check.h"
 #include "fake_llama.h"
 #include "random_energy.h"
@@ -7,9 +8,9 @@
 
 using namespace edge_eds;
 
-static const int64_t n_embd = 24;
-static const float   inf    = std::numeric_limits<float>::infinity();
-static const float   none[n_heads] = {-inf, -inf, -inf, -inf};
+static const int64_t n_embd      = 24;
+static const float inf           = std::numeric_limits<float>::infinity();
+static const float none[n_heads] = {-inf, -inf, -inf, -inf};
 
 static std::vector<float> input_rows(int64_t n) {
     random_source random(45);
@@ -55,7 +56,10 @@ static void decode(fake::llama & model, hook & h, int64_t n) {
 }
 
 static void faults_of_the_graph() {
-    struct { int32_t fake::llama::* fault; const char * text; } cases[] = {
+    struct {
+        int32_t fake::llama::* fault;
+        const char * text;
+    } cases[] = {
         {&fake::llama::missing_layer, "layer 2: l_out-2 was computed for 0 of the decode's 5 rows"},
         {&fake::llama::wide_layer, "layer 2: l_out-2 has rows of 48 values, expected n_embd = 24"},
         {&fake::llama::half_layer, "layer 2: l_out-2 is not a contiguous float32 tensor"},
@@ -65,7 +69,7 @@ static void faults_of_the_graph() {
     for (const auto & c : cases) {
         for (int64_t n_ubatch : {2, 512}) {
             fake::llama model;
-            model.n_ubatch  = n_ubatch;
+            model.n_ubatch   = n_ubatch;
             model.*(c.fault) = 2;
             hook h(fake::api(), model.n_layer, n_embd);
             const program p = adding(2);
@@ -138,7 +142,8 @@ static void energies_that_are_not_finite() {
         fake::sets.clear();
         model.decode(h, rows);
         CHECK(!model.stopped && fake::sets.empty());
-        CHECK(layer_of_end(h, gate ? "layer 1: the energy harm of row 1 is not finite" : "layer 1: descending the energy merged of row 1") == 1);
+        CHECK(layer_of_end(h, gate ? "layer 1: the energy harm of row 1 is not finite"
+                                   : "layer 1: descending the energy merged of row 1") == 1);
         CHECK(!h.get_gate_state(0).read);
         usable_again(h);
     }
@@ -181,8 +186,39 @@ static void a_failing_function_throws_its_own_exception_from_end() {
     usable_again(h);
 }
 
+class meddling : public row_function {
+public:
+    hook * target = nullptr;
+    int n_refused = 0;
+    bool edit(float *, int64_t, int64_t, std::exception_ptr &) noexcept override {
+        for (int i = 0; i < 2; ++i) {
+            try {
+                i == 0 ? target->end() : target->abort();
+            } catch (const std::logic_error &) {
+                n_refused += 1;
+            }
+        }
+        return true;
+    }
+};
+
+static void a_function_cannot_end_the_decode_it_runs_in() {
+    fake::llama model;
+    hook h(fake::api(), model.n_layer, n_embd);
+    const std::shared_ptr<meddling> function = std::make_shared<meddling>();
+    function->target                         = &h;
+    program p;
+    p.host_function(2, function, ALL_ROWS);
+    h.set_program(&p);
+    h.begin(5, {}, {}, {});
+    model.decode(h, input_rows(5));
+    h.end();
+    CHECK(function->n_refused == 2);
+    CHECK(h.rows_written() == 5);
+}
+
 static void refused_arguments() {
-    ggml_api incomplete = fake::api();
+    ggml_api incomplete      = fake::api();
     incomplete.is_contiguous = nullptr;
     CHECK_THROWS(hook(incomplete, 6, n_embd), std::invalid_argument, "address of a ggml function is missing");
     CHECK_THROWS(hook(fake::api(), 0, n_embd), std::invalid_argument, "must be > 0");
@@ -205,7 +241,8 @@ static void refused_arguments() {
     program p;
     p.capture(1, out.data(), 3, n_embd, ALL_ROWS);
     h.set_program(&p);
-    CHECK_THROWS(h.begin(4, {}, {}, {}), std::invalid_argument, "layer 1: the memory to capture into holds 3 rows, this decode has 4");
+    CHECK_THROWS(h.begin(4, {}, {}, {}), std::invalid_argument,
+                 "layer 1: the memory to capture into holds 3 rows, this decode has 4");
     h.begin(3, {}, {}, {});
     h.abort();
     usable_again(h);
@@ -235,6 +272,7 @@ int main() {
     a_row_that_is_not_finite_is_not_written();
     energies_that_are_not_finite();
     a_failing_function_throws_its_own_exception_from_end();
+    a_function_cannot_end_the_decode_it_runs_in();
     refused_arguments();
     refused_order_of_calls();
     return n_failures;

@@ -1,4 +1,5 @@
-// Which nodes are asked for, which rows are read, and capture; for every way of cutting a decode into micro-batches.
+// Which nodes are asked for, which rows are read, and capture; for every way of cutting a decode into
+// micro-batches.
 #include "check.h"
 #include "fake_llama.h"
 #include "random_energy.h"
@@ -27,11 +28,11 @@ static void decode(fake::llama & model, hook & h, const std::vector<float> & row
 }
 
 static void capture_of_all_rows_is_the_block_output() {
-    const int64_t n = 11;
+    const int64_t n               = 11;
     const std::vector<float> rows = input_rows(n);
     for (int64_t n_ubatch : {1, 2, 3, 10, 11, 512}) {
         fake::llama model;
-        model.n_ubatch = n_ubatch;
+        model.n_ubatch                              = n_ubatch;
         const std::vector<std::vector<float>> plain = plain_outputs(model, rows);
         hook h(fake::api(), model.n_layer, n_embd);
         std::vector<float> out_2((size_t) (n * n_embd));
@@ -57,12 +58,12 @@ static void capture_of_all_rows_is_the_block_output() {
 }
 
 static void capture_of_planned_rows() {
-    const int64_t n = 11;
-    const std::vector<float> rows = input_rows(n);
+    const int64_t n                    = 11;
+    const std::vector<float> rows      = input_rows(n);
     const std::vector<int32_t> planned = {0, 4, 5, 10};
     for (int64_t n_ubatch : {1, 2, 3, 5, 512}) {
         fake::llama model;
-        model.n_ubatch = n_ubatch;
+        model.n_ubatch                              = n_ubatch;
         const std::vector<std::vector<float>> plain = plain_outputs(model, rows);
         hook h(fake::api(), model.n_layer, n_embd);
         h.set_slots(4);
@@ -123,7 +124,7 @@ static void neighbours_travel_together() {
 
 static void a_hook_without_work_asks_for_nothing() {
     fake::llama model;
-    const std::vector<float> rows = input_rows(5);
+    const std::vector<float> rows               = input_rows(5);
     const std::vector<std::vector<float>> plain = plain_outputs(model, rows);
     hook h(fake::api(), model.n_layer, n_embd);
     program p;
@@ -151,7 +152,7 @@ static void a_hook_without_work_asks_for_nothing() {
 
 static void the_last_layer_can_be_captured_where_it_is_whole() {
     fake::llama model;
-    model.prune_last = false;
+    model.prune_last              = false;
     const std::vector<float> rows = input_rows(5);
     hook h(fake::api(), model.n_layer, n_embd);
     std::vector<float> out((size_t) (5 * n_embd));
@@ -171,10 +172,10 @@ static void the_last_layer_can_be_captured_where_it_is_whole() {
 
 static void probing_records_and_touches_nothing() {
     fake::llama model;
-    model.n_ubatch = 4;
-    model.missing_layer = 2;
-    model.wide_layer    = 3;
-    model.half_layer    = 4;
+    model.n_ubatch                = 4;
+    model.missing_layer           = 2;
+    model.wide_layer              = 3;
+    model.half_layer              = 4;
     const std::vector<float> rows = input_rows(6);
     hook h(fake::api(), model.n_layer, n_embd);
     h.begin_probe();

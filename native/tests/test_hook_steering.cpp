@@ -8,9 +8,9 @@
 
 using namespace edge_eds;
 
-static const int64_t n_embd = 24;
-static const float   inf    = std::numeric_limits<float>::infinity();
-static const float   none[n_heads] = {-inf, -inf, -inf, -inf};
+static const int64_t n_embd      = 24;
+static const float inf           = std::numeric_limits<float>::infinity();
+static const float none[n_heads] = {-inf, -inf, -inf, -inf};
 
 static std::vector<float> input_rows(int64_t n, uint64_t seed = 44) {
     random_source random(seed);
@@ -26,8 +26,9 @@ static descent_schedule schedule_of(float step_size, int32_t steps, int32_t n_to
     return schedule;
 }
 
-static void decode(fake::llama & model, hook & h, const std::vector<float> & rows, const std::vector<int32_t> & planned,
-                   const std::vector<int32_t> & slots, const std::vector<int32_t> & offsets) {
+static void decode(fake::llama & model, hook & h, const std::vector<float> & rows,
+                   const std::vector<int32_t> & planned, const std::vector<int32_t> & slots,
+                   const std::vector<int32_t> & offsets) {
     fake::gets.clear();
     fake::sets.clear();
     h.begin((int64_t) rows.size() / n_embd, planned, slots, offsets);
@@ -51,7 +52,8 @@ static bool contains(const std::vector<std::string> & names, const std::string &
 }
 
 // A gate on layer 1 whose score is `score` for every prompt, then descents in layers 2 and 3.
-static program gated(float score, const std::shared_ptr<layer_energy> & energy, const descent_schedule & schedule) {
+static program gated(float score, const std::shared_ptr<layer_energy> & energy,
+                     const descent_schedule & schedule) {
     program p;
     p.set_gate({0.0, -1.0, 1.0});
     p.gate_read(1, constant_layer_energy(n_embd, {{HEAD_HARM, score}}), 1.0);
@@ -65,15 +67,16 @@ static void the_gate_decides_which_head_is_descended() {
     const std::shared_ptr<layer_energy> both    = random_layer_energy(1, n_embd, {HEAD_FR, HEAD_JB});
     const std::shared_ptr<layer_energy> only_fr = random_layer_energy(1, n_embd, {HEAD_FR});
     const std::shared_ptr<layer_energy> only_jb = random_layer_energy(1, n_embd, {HEAD_JB});
-    struct { float score; std::shared_ptr<layer_energy> energy; int32_t decision; int head; } cases[] = {
-        {-2.0f, both, DECIDED_FR, HEAD_FR},
-        {-1.0f, both, DECIDED_FR, HEAD_FR},
-        {0.0f, both, DECIDED_NONE, -1},
-        {1.0f, both, DECIDED_JB, HEAD_JB},
-        {2.0f, both, DECIDED_JB, HEAD_JB},
-        {-2.0f, only_jb, DECIDED_NONE, -1},
-        {2.0f, only_fr, DECIDED_NONE, -1},
-        {2.0f, only_jb, DECIDED_JB, HEAD_JB},
+    struct {
+        float score;
+        std::shared_ptr<layer_energy> energy;
+        int32_t decision;
+        int head;
+    } cases[] = {
+        {-2.0f, both, DECIDED_FR, HEAD_FR}, {-1.0f, both, DECIDED_FR, HEAD_FR},
+        {0.0f, both, DECIDED_NONE, -1},     {1.0f, both, DECIDED_JB, HEAD_JB},
+        {2.0f, both, DECIDED_JB, HEAD_JB},  {-2.0f, only_jb, DECIDED_NONE, -1},
+        {2.0f, only_fr, DECIDED_NONE, -1},  {2.0f, only_jb, DECIDED_JB, HEAD_JB},
     };
     for (const auto & c : cases) {
         fake::llama model;
@@ -88,7 +91,8 @@ static void the_gate_decides_which_head_is_descended() {
 
         const std::vector<trace_record> trace = h.take_trace();
         CHECK(trace.size() == (c.head < 0 ? 1 : 3));
-        CHECK(trace[0].layer == 1 && trace[0].head == HEAD_HARM && trace[0].offset == 0 && trace[0].steps == 0 && trace[0].shift == 0.0f);
+        CHECK(trace[0].layer == 1 && trace[0].head == HEAD_HARM && trace[0].offset == 0 &&
+              trace[0].steps == 0 && trace[0].shift == 0.0f);
         CHECK(trace[0].energy_before == c.score && trace[0].energy_after == c.score);
         for (size_t i = 1; i < trace.size(); ++i) {
             CHECK(trace[i].layer == (int32_t) i + 1 && trace[i].head == c.head && trace[i].steps == 2);
@@ -99,7 +103,8 @@ static void the_gate_decides_which_head_is_descended() {
         CHECK(h.rows_written() == (c.head < 0 ? 0 : 1));
         CHECK(h.first_row_written() == (c.head < 0 ? -1 : 4));
 
-        // the decision stays for the answer: the gate is not read again, and an undecided answer costs nothing
+        // the decision stays for the answer: the gate is not read again, and an undecided answer costs
+        // nothing
         decode(model, h, input_rows(1), {0}, {0}, {1});
         CHECK(!contains(model.wanted, "l_out-1"));
         CHECK(contains(model.wanted, "l_out-2") == (c.head >= 0));
@@ -123,7 +128,8 @@ static void the_score_is_the_weighted_sum_over_layers() {
         h.set_program(&p);
         decode(model, h, input_rows(5), {4}, {0}, {0});
         std::vector<float> work(std::max(a->work_size(), b->work_size()));
-        const double expected = 0.25 + 0.5 * a->energy(HEAD_HARM, row_of(model.outputs[1], 4).data(), work.data()) -
+        const double expected = 0.25 +
+                                0.5 * a->energy(HEAD_HARM, row_of(model.outputs[1], 4).data(), work.data()) -
                                 2.0 * b->energy(HEAD_HARM, row_of(model.outputs[3], 4).data(), work.data());
         CHECK(h.get_gate_state(0).read);
         CHECK_NEAR(h.get_gate_state(0).score, expected, 1e-5);
@@ -144,7 +150,7 @@ static void the_score_is_the_weighted_sum_over_layers() {
 
 static void the_hook_descends_as_layer_energy_does() {
     const std::shared_ptr<layer_energy> energy = random_layer_energy(4, n_embd, {HEAD_MERGED});
-    const std::vector<float> rows = input_rows(6);
+    const std::vector<float> rows              = input_rows(6);
     fake::llama plain;
     hook idle(fake::api(), plain.n_layer, n_embd);
     plain.decode(idle, rows);
@@ -162,16 +168,19 @@ static void the_hook_descends_as_layer_energy_does() {
         decode(model, h, rows, {1, 2, 5}, {0, 1, 2}, {0, 3, 1});
         const std::vector<trace_record> trace = h.take_trace();
         CHECK(trace.size() == 3);
-        const int32_t offsets[3] = {0, 3, 1};
-        const int64_t planned[3] = {1, 2, 5};
+        const int32_t offsets[3]    = {0, 3, 1};
+        const int64_t planned[3]    = {1, 2, 5};
         std::vector<float> expected = plain.outputs[2];
         std::vector<float> work(energy->work_size());
         for (int i = 0; i < 3; ++i) {
-            descent_rule rule = schedule.rule;
-            rule.step_size = (float) (0.02f * std::pow(0.5, offsets[i]));
-            const descent_result result = energy->descend(HEAD_MERGED, expected.data() + planned[i] * n_embd, rule, -inf, -inf, work.data());
-            CHECK(trace[i].slot == i && trace[i].offset == offsets[i] && trace[i].layer == 2 && trace[i].head == HEAD_MERGED);
-            CHECK(trace[i].energy_before == result.energy_before && trace[i].energy_after == result.energy_after);
+            descent_rule rule           = schedule.rule;
+            rule.step_size              = (float) (0.02f * std::pow(0.5, offsets[i]));
+            const descent_result result = energy->descend(HEAD_MERGED, expected.data() + planned[i] * n_embd,
+                                                          rule, -inf, -inf, work.data());
+            CHECK(trace[i].slot == i && trace[i].offset == offsets[i] && trace[i].layer == 2 &&
+                  trace[i].head == HEAD_MERGED);
+            CHECK(trace[i].energy_before == result.energy_before &&
+                  trace[i].energy_after == result.energy_after);
             CHECK(trace[i].steps == 3 && trace[i].shift == result.shift);
         }
         CHECK(model.outputs[2] == expected); // the same bits in every micro-batch, and no other row touched
@@ -196,7 +205,7 @@ static void only_the_first_tokens_are_steered() {
 
 static void thresholds_keep_the_bits() {
     const std::shared_ptr<layer_energy> energy = random_layer_energy(6, n_embd, {HEAD_FR});
-    const std::vector<float> rows = input_rows(3);
+    const std::vector<float> rows              = input_rows(3);
     fake::llama plain;
     hook idle(fake::api(), plain.n_layer, n_embd);
     plain.decode(idle, rows);
@@ -215,7 +224,8 @@ static void thresholds_keep_the_bits() {
     CHECK(fake::sets.empty());
     CHECK(h.rows_written() == 0);
     const std::vector<trace_record> trace = h.take_trace();
-    CHECK(trace.size() == 2 && trace[1].steps == 0 && trace[1].shift == 0.0f && trace[1].energy_after == trace[1].energy_before);
+    CHECK(trace.size() == 2 && trace[1].steps == 0 && trace[1].shift == 0.0f &&
+          trace[1].energy_after == trace[1].energy_before);
 }
 
 static void strength_zero_is_no_steering() {
@@ -241,8 +251,8 @@ static void answers_in_one_batch_are_apart() {
     p.set_descent(schedule_of(0.01f, 1, 0));
     p.energy_descent(2, energy, none, none);
     std::vector<float> rows = input_rows(7);
-    const float first[3] = {-5.0f, 5.0f, 0.0f};
-    const int64_t ends[3] = {1, 4, 6};
+    const float first[3]    = {-5.0f, 5.0f, 0.0f};
+    const int64_t ends[3]   = {1, 4, 6};
     for (int i = 0; i < 3; ++i) {
         rows[ends[i] * n_embd + 1] = first[i]; // the fake layer turns the row by one
     }
@@ -269,7 +279,8 @@ static void answers_in_one_batch_are_apart() {
 }
 
 static void an_answer_may_follow_its_prompt_in_one_decode() {
-    // prompt end and forced answer tokens together: the gate is read at the lower layer, then all of them are descended
+    // prompt end and forced answer tokens together: the gate is read at the lower layer, then all of them are
+    // descended
     const std::shared_ptr<layer_energy> energy = random_layer_energy(10, n_embd, {HEAD_FR});
     for (int64_t n_ubatch : {1, 2, 512}) {
         fake::llama model;
@@ -294,7 +305,7 @@ static void a_new_answer_reads_the_gate_again() {
     hook h(fake::api(), model.n_layer, n_embd);
     h.set_program(&p);
     std::vector<float> rows = input_rows(1);
-    rows[1] = -5.0f;
+    rows[1]                 = -5.0f;
     decode(model, h, rows, {0}, {0}, {0});
     CHECK(h.get_gate_state(0).decision == DECIDED_FR);
     rows[1] = 0.0f;
@@ -315,7 +326,8 @@ static void an_answer_without_a_gate_reading_is_refused() {
     hook h(fake::api(), model.n_layer, n_embd);
     const program p = gated(-2.0f, energy, schedule_of(0.01f, 1, 2));
     h.set_program(&p);
-    CHECK_THROWS(h.begin(1, {0}, {0}, {1}), hook_error, "slot 0 goes on at offset 1, but its gate was never read");
+    CHECK_THROWS(h.begin(1, {0}, {0}, {1}), hook_error,
+                 "slot 0 goes on at offset 1, but its gate was never read");
     decode(model, h, input_rows(1), {0}, {0}, {2}); // past the steered tokens the gate does not matter
     CHECK(model.wanted.empty());
     decode(model, h, input_rows(2), {1}, {0}, {0}); // and the hook is usable

@@ -12,13 +12,13 @@ int main() {
     for (int64_t n : {0, 1, 2, 15, 16, 17, 31, 32, 33, 100, 576, 4097}) {
         const std::vector<float> a = random.values(n);
         const std::vector<float> b = random.values(n);
-        double product = 0.0;
-        double squares = 0.0;
-        double size    = 0.0;
+        double product             = 0.0;
+        double squares             = 0.0;
+        double size                = 0.0;
         for (int64_t i = 0; i < n; ++i) {
             product += (double) a[i] * b[i];
             squares += (double) a[i] * a[i];
-            size    += std::fabs((double) a[i] * b[i]);
+            size += std::fabs((double) a[i] * b[i]);
         }
         CHECK_NEAR(dot(a.data(), b.data(), n), product, 1e-6 * size);
         CHECK_NEAR(norm(a.data(), n), std::sqrt(squares), 1e-9 * (1.0 + std::sqrt(squares)));
@@ -31,8 +31,8 @@ int main() {
     }
 
     // W x + b and W^T y are adjoint: (W x) . y = x . (W^T y)
-    const int64_t n_out = 7;
-    const int64_t n_in  = 37;
+    const int64_t n_out        = 7;
+    const int64_t n_in         = 37;
     const std::vector<float> w = random.values(n_out * n_in);
     const std::vector<float> zero((size_t) n_out, 0.0f);
     const std::vector<float> x = random.values(n_in);
@@ -49,10 +49,11 @@ int main() {
     CHECK_NEAR(norm(tiny, 2) / 5e-25, 1.0, 1e-6);
     CHECK_NEAR(norm(huge, 2) / 5e30, 1.0, 1e-6);
 
-    const float inf = std::numeric_limits<float>::infinity();
-    const float nan = std::numeric_limits<float>::quiet_NaN();
-    const float fine[3]     = {0.0f, -std::numeric_limits<float>::max(), std::numeric_limits<float>::denorm_min()};
-    const float infinite[3] = {0.0f, 1.0f, -inf};
+    const float inf          = std::numeric_limits<float>::infinity();
+    const float nan          = std::numeric_limits<float>::quiet_NaN();
+    const float fine[3]      = {0.0f, -std::numeric_limits<float>::max(),
+                                std::numeric_limits<float>::denorm_min()};
+    const float infinite[3]  = {0.0f, 1.0f, -inf};
     const float undefined[3] = {nan, 1.0f, 2.0f};
     CHECK(all_finite(fine, 3));
     CHECK(all_finite(fine, 0));

@@ -7,27 +7,32 @@
 
 using namespace edge_eds;
 
-static const int32_t n_layer = 6;
-static const int64_t n_embd  = 24;
-static const float   nan_f   = std::numeric_limits<float>::quiet_NaN();
-static const float   inf     = std::numeric_limits<float>::infinity();
-static const float   none[n_heads] = {-inf, -inf, -inf, -inf};
+static const int32_t n_layer     = 6;
+static const int64_t n_embd      = 24;
+static const float nan_f         = std::numeric_limits<float>::quiet_NaN();
+static const float inf           = std::numeric_limits<float>::infinity();
+static const float none[n_heads] = {-inf, -inf, -inf, -inf};
 
 static void refuses_arguments() {
     program p;
     const std::vector<float> v((size_t) n_embd, 1.0f);
     std::vector<float> bad = v;
-    bad[2] = nan_f;
+    bad[2]                 = nan_f;
     CHECK_THROWS(p.add_vector(1, {}, ALL_ROWS), std::invalid_argument, "layer 1: the vector to add is empty");
     CHECK_THROWS(p.add_vector(1, bad, ALL_ROWS), std::invalid_argument, "NaN");
-    CHECK_THROWS(p.ablate_direction(2, std::vector<float>((size_t) n_embd, 0.0f), 1.0f, ALL_ROWS), std::invalid_argument, "layer 2: the direction to ablate is zero");
+    CHECK_THROWS(p.ablate_direction(2, std::vector<float>((size_t) n_embd, 0.0f), 1.0f, ALL_ROWS),
+                 std::invalid_argument, "layer 2: the direction to ablate is zero");
     CHECK_THROWS(p.ablate_direction(2, v, inf, ALL_ROWS), std::invalid_argument, "amount");
     CHECK_THROWS(p.host_function(2, nullptr, ALL_ROWS), std::invalid_argument, "no function");
-    CHECK_THROWS(p.gate_read(1, random_layer_energy(1, n_embd, {HEAD_FR}), 1.0), std::invalid_argument, "head harm");
-    CHECK_THROWS(p.gate_read(1, random_layer_energy(1, n_embd, {HEAD_HARM}), nan_f), std::invalid_argument, "weight");
-    CHECK_THROWS(p.energy_descent(1, random_layer_energy(1, n_embd, {HEAD_HARM}), none, none), std::invalid_argument, "nothing to descend");
+    CHECK_THROWS(p.gate_read(1, random_layer_energy(1, n_embd, {HEAD_FR}), 1.0), std::invalid_argument,
+                 "head harm");
+    CHECK_THROWS(p.gate_read(1, random_layer_energy(1, n_embd, {HEAD_HARM}), nan_f), std::invalid_argument,
+                 "weight");
+    CHECK_THROWS(p.energy_descent(1, random_layer_energy(1, n_embd, {HEAD_HARM}), none, none),
+                 std::invalid_argument, "nothing to descend");
     const float with_nan[n_heads] = {-inf, nan_f, -inf, -inf};
-    CHECK_THROWS(p.energy_descent(1, random_layer_energy(1, n_embd, {HEAD_FR}), with_nan, none), std::invalid_argument, "head fr is NaN");
+    CHECK_THROWS(p.energy_descent(1, random_layer_energy(1, n_embd, {HEAD_FR}), with_nan, none),
+                 std::invalid_argument, "head fr is NaN");
     CHECK_THROWS(p.capture(1, nullptr, 3, n_embd, ALL_ROWS), std::invalid_argument, "no memory");
     CHECK_THROWS(p.set_gate({0.0, 1.0, 0.0}), std::invalid_argument, "gate_benign <= gate_harmful");
     CHECK_THROWS(p.set_gate({0.0, nan_f, 0.0}), std::invalid_argument, "gate_benign <= gate_harmful");
@@ -36,7 +41,7 @@ static void refuses_arguments() {
     schedule.n_tokens = -1;
     CHECK_THROWS(p.set_descent(schedule), std::invalid_argument, "n_tokens");
     schedule.n_tokens = 1;
-    schedule.decay = nan_f;
+    schedule.decay    = nan_f;
     CHECK_THROWS(p.set_descent(schedule), std::invalid_argument, "decay");
     CHECK(p.interventions().empty());
 }
@@ -51,12 +56,14 @@ static void refuses_what_does_not_fit_the_model() {
     {
         program p;
         p.add_vector(n_layer - 1, v, ALL_ROWS);
-        CHECK_THROWS(p.check(n_layer, n_embd), std::invalid_argument, "layer 5: the last layer cannot be steered");
+        CHECK_THROWS(p.check(n_layer, n_embd), std::invalid_argument,
+                     "layer 5: the last layer cannot be steered");
     }
     {
         program p;
         p.add_vector(1, std::vector<float>(7, 1.0f), ALL_ROWS);
-        CHECK_THROWS(p.check(n_layer, n_embd), std::invalid_argument, "rows of 7 values, but the model has n_embd = 24");
+        CHECK_THROWS(p.check(n_layer, n_embd), std::invalid_argument,
+                     "rows of 7 values, but the model has n_embd = 24");
     }
     {
         program p;
@@ -85,7 +92,8 @@ static void refuses_contradictions() {
         program p;
         p.gate_read(3, harm, 1.0);
         p.energy_descent(2, fr, none, none);
-        CHECK_THROWS(p.check(n_layer, n_embd), std::invalid_argument, "the gate reads layer 3, above the first steered layer 2");
+        CHECK_THROWS(p.check(n_layer, n_embd), std::invalid_argument,
+                     "the gate reads layer 3, above the first steered layer 2");
     }
     {
         program p;
@@ -96,13 +104,15 @@ static void refuses_contradictions() {
     {
         program p;
         p.energy_descent(2, fr, none, none);
-        CHECK_THROWS(p.check(n_layer, n_embd), std::invalid_argument, "layer 2: without a gate the head merged");
+        CHECK_THROWS(p.check(n_layer, n_embd), std::invalid_argument,
+                     "layer 2: without a gate the head merged");
     }
     {
         program p;
         p.gate_read(1, harm, 1.0);
         p.energy_descent(2, merged, none, none);
-        CHECK_THROWS(p.check(n_layer, n_embd), std::invalid_argument, "layer 2: with a gate the heads fr and jb");
+        CHECK_THROWS(p.check(n_layer, n_embd), std::invalid_argument,
+                     "layer 2: with a gate the heads fr and jb");
     }
     {
         program p; // covariance is what a schedule starts with
