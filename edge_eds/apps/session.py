@@ -166,7 +166,7 @@ def find_energies(options: SessionOptions, files: ModelFiles) -> Path | None:
         lora = "" if files.lora is None else f" --lora {files.lora}"
         raise EnergyFileError(
             f"{files.name}: there are no energies for this model yet; `edge-eds fit {files.gguf}{lora}` "
-            "makes them: it asks the model a set of prompts, trains on its answers and tries out how to steer, "
+            "makes them: it asks the model many prompts, trains on its answers and tries out how to steer, "
             f"{fit_time(files.gguf, options.threads)} here; --energy none chats unsteered"
         ) from error
 

@@ -16,6 +16,8 @@ _SHOWN_TOKENS = 48
 
 def status_line(answer: Answer, steerable: bool) -> str:
     """Speed, the gate's decision, energies before and after, and how many tokens were touched."""
+    if not answer.pieces and answer.finish_reason == "interrupted":
+        return "stopped before the answer began; your message was taken back"
     parts = [f"{len(answer.pieces)} tokens, {answer.tokens_per_second:.1f} tokens/s"]
     if not steerable:
         parts.append("no energies: unsteered")

@@ -7,6 +7,7 @@ the remarks to stderr. NO_COLOR and TERM=dumb are honoured.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -109,7 +110,14 @@ class Terminal:
         from rich.console import Console  # only where something is shown: help must not wait for it
 
         if id(stream) not in self._consoles:
-            self._consoles[id(stream)] = Console(file=stream, highlight=False, markup=False, emoji=False)
+            plain = bool(os.environ.get("NO_COLOR"))  # rich itself would leave dimmed text dimmed
+            self._consoles[id(stream)] = Console(
+                file=stream,
+                highlight=False,
+                markup=False,
+                emoji=False,
+                color_system=None if plain else "auto",
+            )
         return self._consoles[id(stream)]
 
 
