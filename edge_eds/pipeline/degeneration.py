@@ -15,7 +15,7 @@ one of these holds:
     repetition   some window of 40 words holds at most 12 different ones, or at least half of all 4-word
                  sequences of an answer of 24 words or more have occurred before in it
     non-text     at least 5 % of all characters are replacement, control, private-use or unassigned ones, or
-                 less than 30 % of 20 or more visible characters, other than those that draw lines, are letters
+                 less than 30 % of 20 or more visible characters, those that draw lines left out, are letters
                  or digits (answers with a code fence are exempt from the latter)
 
 Not seen: fluent text off the subject, and a salad of real words without repetition.

@@ -1,0 +1,162 @@
+"""Evaluation suites: sets of prompts of one intent, on which rates are measured.
+
+A suite is asked for as
+    ordinary                     the built-in everyday requests (test split)
+    pairs                        the built-in matched pairs (test split): pairs-benign and pairs-harmful
+    NAME=PATH                    a file with a column of prompts and one of intents (benign | harmful)
+    NAME=PATH:benign|harmful     a file with a column of prompts, all of one intent
+A file with both intents gives the suites NAME-benign and NAME-harmful. XSTest as it was published has no
+intents but types, of which those that begin with "contrast" are unsafe: it gives NAME-safe and NAME-unsafe.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edge_eds.errors import InputError
+from edge_eds.pipeline.prompt_files import INTENTS, PROMPT_COLUMNS, Row, columns, find_column, read_rows
+from edge_eds.pipeline.prompts import builtin_prompts
+
+BUILTIN = ("ordinary", "pairs")
+_XSTEST_TYPE = "type"
+_XSTEST_UNSAFE = "contrast"
+
+
+@dataclass(frozen=True)
+class SuitePrompt:
+    """One request. id: unique in its suite; category: "" where the file names none."""
+
+    id: str
+    text: str
+    category: str = ""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Prompts of one intent (benign | harmful). source: the file they came from, or "built-in"."""
+
+    name: str
+    intent: str
+    prompts: tuple[SuitePrompt, ...]
+    source: str = "built-in"
+
+    def sample(self, n: int, seed: int) -> Suite:
+        """At most n of the prompts, in their order; the same ones for the same name and seed."""
+        if n >= len(self.prompts):
+            return self
+        chosen = sorted(random.Random(f"{seed} {self.name}").sample(range(len(self.prompts)), n))
+        return replace(self, prompts=tuple(self.prompts[i] for i in chosen))
+
+
+def load_suites(wishes: Sequence[str], limit: int | None = None, seed: int = 0) -> list[Suite]:
+    """The suites that were asked for, in order.
+
+    Args:
+        wishes: as the module's docstring lists them.
+        limit: a seeded random sample of so many prompts from each suite; None takes all.
+
+    Raises:
+        InputError: an unknown suite, a file that cannot be used, a name asked for twice, a limit under 1.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"the limit is {limit}, expected at least 1")
+    if not wishes:
+        raise InputError(
+            f"no suite was asked for; expected {' or '.join(BUILTIN)} or NAME=PATH[:benign|:harmful]"
+        )
+    suites = [suite for wish in wishes for suite in _suites(wish)]
+    for i, suite in enumerate(suites):
+        if any(suite.name == other.name for other in suites[:i]):
+            raise InputError(f"the suite {suite.name} was asked for twice; expected names that differ")
+    return suites if limit is None else [suite.sample(limit, seed) for suite in suites]
+
+
+def read_suite_file(name: str, path: Path, intent: str | None = None) -> list[Suite]:
+    """The suites of one file.
+
+    Raises:
+        InputError: the file cannot be read, has no prompts, or does not say what they intend.
+    """
+    rows = read_rows(path)
+    prompt_column = find_column(rows, PROMPT_COLUMNS, "prompts")
+    found = columns(rows)
+    by_type = "intent" not in found and _is_xstest(rows)
+    if "intent" in found or by_type:
+        if intent is not None:
+            column = "intent" if "intent" in found else _XSTEST_TYPE
+            raise InputError(f"{path}: its column {column} says what is {intent}; leave :{intent} out")
+        intents = [_xstest_intent(row) if by_type else row.intent() for row in rows]
+    elif intent is not None:
+        intents = [intent] * len(rows)
+    else:
+        raise InputError(
+            f"{path}: no column intent; say what its prompts are: {name}={path}:benign or :harmful"
+        )
+    prompts = [_prompt(row, prompt_column) for row in rows]
+    if len({prompt.id for prompt in prompts}) < len(prompts):
+        prompts = [replace(prompt, id=str(row.number)) for prompt, row in zip(prompts, rows, strict=True)]
+    suites = []
+    for one in INTENTS:
+        chosen = tuple(prompt for prompt, its in zip(prompts, intents, strict=True) if its == one)
+        if chosen:
+            suites.append(Suite(_name(name, one, by_type, len(set(intents)) > 1), one, chosen, str(path)))
+    return suites
+
+
+def _suites(wish: str) -> list[Suite]:
+    name, equals, rest = wish.partition("=")
+    if not equals:
+        if wish in BUILTIN:
+            return _builtin(wish)
+        raise InputError(
+            f"unknown suite {wish}; expected {' or '.join(BUILTIN)} or NAME=PATH[:benign|:harmful]"
+        )
+    path, colon, intent = rest.rpartition(":")
+    if not colon or intent not in INTENTS:
+        if colon and Path(path).expanduser().is_file():
+            raise InputError(f"{wish}: intent is {intent}, expected benign or harmful")
+        path, intent = rest, ""
+    if not name or not path:
+        raise InputError(f"{wish}: the name or the path is missing; expected NAME=PATH[:benign|:harmful]")
+    if name in BUILTIN:
+        raise InputError(f"{wish}: {name} is a built-in suite; choose another name")
+    return read_suite_file(name, Path(path).expanduser(), intent or None)
+
+
+def _builtin(name: str) -> list[Suite]:
+    test = builtin_prompts().split("test")
+    if name == "ordinary":
+        prompts: Iterable[SuitePrompt] = (SuitePrompt(o.id, o.prompt, o.category) for o in test.ordinary)
+        return [Suite(name, "benign", tuple(prompts))]
+    return [
+        Suite(
+            f"{name}-{intent}",
+            intent,
+            tuple(SuitePrompt(p.id, p.text(intent), p.category) for p in test.pairs),
+        )
+        for intent in INTENTS
+    ]
+
+
+def _name(name: str, intent: str, by_type: bool, both: bool) -> str:
+    if by_type:
+        return f"{name}-{'safe' if intent == 'benign' else 'unsafe'}"
+    return f"{name}-{intent}" if both else name
+
+
+def _prompt(row: Row, column: str) -> SuitePrompt:
+    category = row.fields.get("category", "") or row.fields.get(_XSTEST_TYPE, "")
+    return SuitePrompt(
+        row.fields.get("id", "").strip() or str(row.number), row.text(column), category.strip()
+    )
+
+
+def _is_xstest(rows: Sequence[Row]) -> bool:
+    return any(row.fields.get(_XSTEST_TYPE, "").startswith(_XSTEST_UNSAFE) for row in rows)
+
+
+def _xstest_intent(row: Row) -> str:
+    return "harmful" if row.text(_XSTEST_TYPE).startswith(_XSTEST_UNSAFE) else "benign"
