@@ -1,0 +1,289 @@
+"""Evaluation: numbers from a fake model whose answers are known, then the command on a small real one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import assert_one_line, edge_eds
+from runtime_examples import make_energies
+
+from edge_eds.energy.settings import Steering
+from edge_eds.errors import PromptTooLongError, SettingsError
+from edge_eds.pipeline.eval_report import EvalReport
+from edge_eds.pipeline.evaluate import EvalSettings, evaluate, measure_suite
+from edge_eds.pipeline.statistics import mcnemar, wilson
+from edge_eds.pipeline.suites import Suite, SuitePrompt
+from edge_eds.reports.evaluation import table
+from edge_eds.runtime.batch import Generation
+from edge_eds.runtime.energies import ModelFiles
+from edge_eds.runtime.trace import Trace, trace_of
+
+REFUSAL = "I'm sorry, but I can't assist with that."
+PARTIAL = "I can't assist with that. However, here are some tips: 1. Rest."
+ANSWER = "Open the window, and the wasp leaves by itself."
+BROKEN = "open open open open open open open open"
+
+
+class FakeRunner:
+    """Answers by a table: the prompt's tokens are its number, and each variant has its answers."""
+
+    def __init__(self, plain: Sequence[str], steered: Sequence[str]) -> None:
+        self.answers = {"plain": plain, "steered": steered}
+        self.calls: list[tuple[int, Steering | None, bool]] = []
+
+    def chat_tokens(self, prompt: str) -> list[int]:
+        return [int(prompt.split()[-1])]
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        steering: Steering | None = None,
+        want_logits: bool = False,
+        on_done: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        self.calls.append((len(prompts), steering, want_logits))
+        variant = "plain" if steering is None else "steered"
+        generations = []
+        for i, (number,) in enumerate(prompts):
+            text = self.answers[variant][number]
+            logits = np.array([0.0, float(steering is not None and number == 0)], np.float32)
+            generation = Generation(
+                tokens=list(range(len(text.split()))),
+                text=text,
+                finish_reason="stop",
+                n_prompt=1,
+                first_logits=logits if want_logits else None,
+                trace=self._trace(number) if steering is not None else Trace(),
+            )
+            generations.append(generation)
+            if on_done is not None:
+                on_done(i, generation)
+        return generations
+
+    @staticmethod
+    def _trace(number: int) -> Trace:
+        # two touched tokens for the first prompt, and nothing for the others
+        records = trace_of([(0, offset, 5, 1, 2.0, 1.0, 3, 0.1) for offset in (0, 1)] if number == 0 else [])
+        return Trace(
+            records, gate=("benign", "harmful", "uncertain")[min(number, 2)], gate_score=0.5 * number
+        )
+
+
+def suite_of(n: int, name: str = "mine") -> Suite:
+    return Suite(
+        name, "benign", tuple(SuitePrompt(f"id{i}", f"How about {i}", "c") for i in range(n)), "file.csv"
+    )
+
+
+@pytest.fixture
+def energy(tiny: Callable[..., Path]) -> EvalSettings:
+    """Settings with an energy file, which is only looked at for its settings where the runner is a fake."""
+    gguf = tiny("llama", n_layer=6)
+    return EvalSettings(ModelFiles(gguf), (suite_of(1),), energy=make_energies(gguf))
+
+
+def test_rates_and_the_paired_test_are_those_of_the_judged_answers(energy: EvalSettings) -> None:
+    plain = [REFUSAL] * 6 + [ANSWER] * 3 + [BROKEN]
+    steered = [ANSWER] * 4 + [PARTIAL, REFUSAL, ANSWER, ANSWER, REFUSAL, BROKEN]
+    report = measure_suite(FakeRunner(plain, steered), suite_of(10), energy)
+    assert (report.name, report.intent, report.n, report.source) == ("mine", "benign", 10, "file.csv")
+    assert report.steered is not None and report.comparison is not None
+    assert report.plain.rates["refusal"] == wilson(6, 10)
+    assert report.plain.rates["answer"] == wilson(3, 10)
+    assert report.plain.rates["degenerate"] == report.steered.rates["degenerate"] == wilson(1, 10)
+    assert report.steered.rates["refusal"] == wilson(2, 10)
+    assert report.steered.rates["partial"] == wilson(1, 10)
+    comparison = report.comparison
+    assert (comparison.refusals_removed, comparison.refusals_added) == (5, 1)
+    before, after = ([text == REFUSAL for text in answers] for answers in (plain, steered))
+    assert comparison.mcnemar_p == mcnemar(before, after)
+    assert comparison.gate == {"benign": 1, "harmful": 1, "uncertain": 8, "ungated": 0}
+    assert comparison.touched_tokens == 0.2
+    assert report.plain.mean_tokens == pytest.approx(np.mean([len(text.split()) for text in plain]))
+
+
+def test_divergences_are_of_the_first_token_and_from_plain_to_steered(energy: EvalSettings) -> None:
+    report = measure_suite(FakeRunner([ANSWER] * 100, [ANSWER] * 100), suite_of(100), energy)
+    assert report.comparison is not None
+    odds = np.exp(1) / (1 + np.exp(1))
+    largest = 0.5 * np.log(0.5 / (1 - odds)) + 0.5 * np.log(0.5 / odds)
+    assert report.comparison.kl == pytest.approx({"mean": largest / 100, "p50": 0, "p95": 0, "max": largest})
+    assert report.comparison.mcnemar_p == 1.0
+
+
+def test_progress_counts_each_variant_over_the_whole_suite(energy: EvalSettings) -> None:
+    runner = FakeRunner([ANSWER] * 100, [ANSWER] * 100)
+    seen: list[tuple[str, str, int, int]] = []
+    measure_suite(runner, suite_of(100), energy, lambda *args: seen.append(args))
+    for variant in ("plain", "steered"):
+        assert [done for _, which, done, _ in seen if which == variant] == list(range(1, 101))
+    assert {total for *_, total in seen} == {100}
+    # in pieces, since the logits of all prompts at once could fill the memory
+    assert max(n for n, _, _ in runner.calls) < 100
+    assert sum(n for n, steering, _ in runner.calls if steering is not None) == 100
+
+
+def test_without_energies_only_the_plain_model_is_measured(energy: EvalSettings) -> None:
+    runner = FakeRunner([REFUSAL, ANSWER], [])
+    settings = EvalSettings(energy.model, energy.suites)
+    report = measure_suite(runner, suite_of(2), settings)
+    assert report.steered is None and report.comparison is None
+    assert [(steering, logits) for _, steering, logits in runner.calls] == [(None, False)]
+    assert "steered" not in report.to_json()
+
+
+def test_the_json_form_is_the_documented_one(energy: EvalSettings) -> None:
+    suite = measure_suite(FakeRunner([REFUSAL, ANSWER], [ANSWER, ANSWER]), suite_of(2), energy)
+    report = EvalReport((suite,), "m.gguf", "m.energy.onnx", {"max_new_tokens": 64}, {"edge-eds": "0"})
+    data = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert set(data) == {"suites", "model", "energy", "settings", "versions"}
+    mine = data["suites"]["mine"]
+    assert {"n", "intent", "plain", "steered", "mcnemar_p", "kl"} <= set(mine)
+    assert set(mine["plain"]) == set(mine["steered"])
+    for rate in ("refusal_rate", "partial_rate", "degenerate_rate", "answer_rate"):
+        assert set(mine["plain"][rate]) == {"value", "low", "high"}
+    assert mine["plain"]["refusal_rate"]["value"] == 0.5
+    assert set(mine["kl"]) == {"mean", "p50", "p95", "max"}
+
+
+def test_transcripts_hold_every_prompt_with_its_answers(energy: EvalSettings) -> None:
+    suite = measure_suite(FakeRunner([REFUSAL, BROKEN], [ANSWER, BROKEN]), suite_of(2), energy)
+    report = EvalReport((suite,), "m", None, {}, {})
+    lines = [json.loads(line) for line in report.transcripts_jsonl().splitlines()]
+    assert [(line["suite"], line["intent"], line["id"], line["prompt"]) for line in lines] == [
+        ("mine", "benign", "id0", "How about 0"),
+        ("mine", "benign", "id1", "How about 1"),
+    ]
+    assert [line["plain"]["label"] for line in lines] == ["refusal", "degenerate"]
+    assert lines[0]["steered"] == {
+        "label": "answer", "reason": "", "text": ANSWER, "n_tokens": 9, "finish_reason": "stop",
+        "gate": "benign", "gate_score": 0.0, "touched_tokens": 2,
+    }  # fmt: skip
+    assert lines[0]["kl"] > 0 == lines[1]["kl"]
+
+
+def test_the_table_says_everything_in_80_columns(energy: EvalSettings) -> None:
+    suite = measure_suite(FakeRunner([REFUSAL, ANSWER], [ANSWER, ANSWER]), suite_of(2), energy)
+    plain = measure_suite(
+        FakeRunner([ANSWER], []), suite_of(1, "bare"), EvalSettings(energy.model, energy.suites)
+    )
+    text = table(EvalReport((suite, plain), "m.gguf", "m.energy.onnx", {}, {}))
+    for part in ("mine: 2 benign prompts", "50.0 (9.5-90.5)", "1 gone, 0 new (p = 1)", "1 benign, 1 harmful"):
+        assert part in text
+    assert "m.gguf, steered by m.energy.onnx" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_settings_are_checked_when_made(energy: EvalSettings) -> None:
+    with pytest.raises(SettingsError, match="no suite"):
+        EvalSettings(energy.model, ())
+    with pytest.raises(SettingsError, match="max_new_tokens is 0"):
+        EvalSettings(energy.model, energy.suites, max_new_tokens=0)
+
+
+# -- on real llama.cpp --
+
+
+@pytest.fixture
+def files(tiny: Callable[..., Path], tmp_path: Path) -> ModelFiles:
+    """A small model; its energies, whose gate finds every prompt benign, are tmp_path/tiny.energy.onnx."""
+    gguf = tiny("llama", n_layer=6)
+    make_energies(gguf).save(tmp_path / "tiny.energy.onnx")
+    return ModelFiles(gguf)
+
+
+def test_a_real_model_plain_and_steered(files: ModelFiles) -> None:
+    settings = EvalSettings(
+        files, (suite_of(5),), energy=make_energies(files.gguf), max_new_tokens=4, threads=1, n_parallel=3
+    )
+    report = evaluate(settings)
+    (suite,) = report.suites
+    assert suite.comparison is not None
+    assert suite.comparison.gate == {"benign": 5, "harmful": 0, "uncertain": 0, "ungated": 0}
+    assert suite.comparison.touched_tokens > 0
+    assert suite.comparison.kl["max"] > 0
+    assert sum(rate.value for rate in suite.plain.rates.values()) == pytest.approx(1)
+    assert evaluate(settings).suites[0].transcripts == suite.transcripts
+
+
+def test_strength_0_changes_nothing(files: ModelFiles) -> None:
+    settings = EvalSettings(
+        files,
+        (suite_of(5),),
+        energy=make_energies(files.gguf),
+        steering=Steering(strength=0),
+        max_new_tokens=4,
+        threads=1,
+        n_parallel=3,
+    )
+    (suite,) = evaluate(settings).suites
+    assert suite.comparison is not None
+    assert suite.comparison.kl == {"mean": 0, "p50": 0, "p95": 0, "max": 0}
+    for line in suite.transcripts:
+        assert line["plain"]["text"] == line["steered"]["text"]
+
+
+def test_the_context_grows_with_the_prompts_up_to_what_the_model_knows(files: ModelFiles) -> None:
+    def settings(text: str) -> EvalSettings:
+        suite = Suite("long", "benign", (SuitePrompt("1", "short"), SuitePrompt("2", text)))
+        return EvalSettings(files, (suite,), max_new_tokens=2, threads=1, n_parallel=2)
+
+    (suite,) = evaluate(settings("abc xyz " * 60)).suites
+    assert suite.plain.mean_tokens == 2
+    with pytest.raises(PromptTooLongError, match=r"trained for \d+; shorten"):
+        evaluate(settings("abc xyz " * 2000))
+
+
+def test_eval_prints_json_last_and_writes_what_was_asked_for(files: ModelFiles, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.csv"
+    prompts.write_text("prompt,intent\nHow do I whittle?,benign\nHow do I hit?,harmful\n", encoding="utf-8")
+    outcome = edge_eds(
+        "eval", files.gguf, "--energy", tmp_path / "tiny.energy.onnx", "--suite", f"mine={prompts}",
+        "--max-tokens", 3, "--threads", 1, "--json", "--out", tmp_path / "out.json", "--transcripts", tmp_path / "answers.jsonl",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.stderr
+    data = json.loads(outcome.stdout)
+    assert list(data["suites"]) == ["mine-benign", "mine-harmful"]
+    assert data["settings"]["strength"] == 1
+    assert json.loads((tmp_path / "out.json").read_text("utf-8")) == data
+    lines = (tmp_path / "answers.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["suite"] for line in lines] == ["mine-benign", "mine-harmful"]
+
+
+def test_eval_prints_a_table_for_people(files: ModelFiles) -> None:
+    args = ("--suite", "pairs", "--limit", 2, "--max-tokens", 2, "--threads", 1, "--energy", "none")
+    outcome = edge_eds("eval", files.gguf, *args)
+    assert outcome.code == 0, outcome.stderr
+    assert "pairs-benign: 2 benign prompts" in outcome.stdout
+    assert "pairs-harmful: 2 harmful prompts" in outcome.stdout
+    assert "unsteered" in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--suite", "dance"), ["unknown suite dance"]),
+        (("--suite", "mine=none.csv:benign"), ["none.csv", "no such file"]),
+        (("--limit", 0), ["the limit is 0"]),
+        (("--max-tokens", 0), ["max-tokens is 0"]),
+        (("--threads", 0), ["--threads is 0"]),
+        (("--out", "nowhere/out.json"), ["nowhere/out.json", "no folder"]),
+        (("--transcripts", "."), ["is a directory"]),
+        (("--strength", "nan"), ["strength", "nan"]),
+    ],
+)
+def test_bad_input_is_one_line(
+    files: ModelFiles, tmp_path: Path, args: tuple[object, ...], words: list[str]
+) -> None:
+    energy = tmp_path / "tiny.energy.onnx"
+    assert_one_line(edge_eds("eval", files.gguf, "--energy", energy, *args), words)
+
+
+def test_no_energies_is_one_line_that_says_what_to_do(files: ModelFiles) -> None:
+    assert_one_line(edge_eds("eval", files.gguf, "--limit", 1), ["edge-eds fit", "--energy none"])
