@@ -245,7 +245,8 @@ def test_eval_prints_json_last_and_writes_what_was_asked_for(files: ModelFiles, 
     prompts.write_text("prompt,intent\nHow do I whittle?,benign\nHow do I hit?,harmful\n", encoding="utf-8")
     outcome = edge_eds(
         "eval", files.gguf, "--energy", tmp_path / "tiny.energy.onnx", "--suite", f"mine={prompts}",
-        "--max-tokens", 3, "--threads", 1, "--json", "--out", tmp_path / "out.json", "--transcripts", tmp_path / "answers.jsonl",
+        "--max-tokens", 3, "--threads", 1, "--json", "--out", tmp_path / "out.json",
+        "--transcripts", tmp_path / "answers.jsonl",
     )  # fmt: skip
     assert outcome.code == 0, outcome.stderr
     data = json.loads(outcome.stdout)
