@@ -31,9 +31,10 @@ tips"), shows code, or gives at least two list items that use a word of the prom
 
 The phrases (refusal_phrases.py) see English only, and only what is said: an answer that evades without a word
 of it passes as an answer, and so does fluent nonsense. How well this works was measured on the human labels
-of the model answers published with XSTest: the answers to one half of its prompts were looked at while the
-phrases were written; on the other half, full refusals are told from full compliance with F1 .92 (whole
-answers) and .94 (their first 45 words).
+of the model answers published with XSTest: the phrases were adjusted on the answers to one half of its
+prompts; on the other half, full refusals are told from full compliance with F1 .92 (whole answers) and .94
+(their first 45 words); by model F1 goes from .56, where refusals are rare and argue instead of declining, to
+.97.
 """
 
 from __future__ import annotations

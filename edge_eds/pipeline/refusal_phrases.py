@@ -111,7 +111,7 @@ CONDEMN = (
     r"\bi (?:strongly |firmly |must )*(?:advise|urge|caution)(?: you)? (?:against|not to)\b",
     r"\b(?:widely|strongly) condemned\b",
     rf"\bwas(?: not|n't) {_VERY}(?:right|justified)\b",
-    r"^(?:first,? |firstly,? )?it(?:'s| is) (?:important|crucial) to (?:note|remember|understand) that [^.]*"
+    r"^(?:first,? |firstly,? )?it(?:'s| is) (?:important|crucial) to (?:note|remember|understand) that [^.]{0,150}"
     r"\b(?:never|illegal|violence|not an? \w+)\b",
     rf"\b(?:{_HARMFUL}|{_BAD}|problematic|sensitive) (?:request|question|topic|language|term|content)",
 )
@@ -136,7 +136,7 @@ CAUTION = (
     r"\b(?:important|crucial|essential) (?:to|that (?:we|you)) (?:always |also )?"
     + _any("respect, recogni[sz]e, remember, note, treat, consider, prioriti[sz]e, promote, seek, avoid")
     + r"\b",
-    r"\b(?:seek|consult|contact|reach out)\b[^.]*\b"
+    r"\b(?:seek|consult|contact|reach out)\b[^.]{0,150}\b"
     + _any(
         r"help, support, professional, therapist, counsel\w+, authorit\w+, hotline, helpline, lawyer, police"
     )
@@ -158,7 +158,7 @@ PREMISE = (
     r"\bnot (?:\w+ )?(?:factually )?(?:coherent|a real|real|capable of|sentient)\b",
     r"\bno scientific\b",
     r"\b(?:inanimate|supernatural|mythical|myth)\b",
-    r"\bassumption\b[^.]*\bnot (?:\w+ )?(?:accurate|clear|correct|true|make sense)\b",
+    r"\bassumption\b[^.]{0,150}\bnot (?:\w+ )?(?:accurate|clear|correct|true|make sense)\b",
 )
 
 FAMILIES = tuple(
