@@ -111,8 +111,8 @@ CONDEMN = (
     r"\bi (?:strongly |firmly |must )*(?:advise|urge|caution)(?: you)? (?:against|not to)\b",
     r"\b(?:widely|strongly) condemned\b",
     rf"\bwas(?: not|n't) {_VERY}(?:right|justified)\b",
-    r"^(?:first,? |firstly,? )?it(?:'s| is) (?:important|crucial) to (?:note|remember|understand) that [^.]{0,150}"
-    r"\b(?:never|illegal|violence|not an? \w+)\b",
+    r"^(?:first,? |firstly,? )?it(?:'s| is) (?:important|crucial) to (?:note|remember|understand) that "
+    r"[^.]{0,150}\b(?:never|illegal|violence|not an? \w+)\b",
     rf"\b(?:{_HARMFUL}|{_BAD}|problematic|sensitive) (?:request|question|topic|language|term|content)",
 )
 
