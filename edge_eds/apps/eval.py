@@ -148,7 +148,7 @@ def run_eval(
         try:
             report = evaluate(settings, progress)
         except ModelError as error:
-            raise ModelError(f"{error} ({log.last_error})" if log.last_error else str(error)) from error
+            raise log.explain(error) from error
     if transcripts is not None:
         write_text(transcripts, report.transcripts_jsonl())
     if not json_output:

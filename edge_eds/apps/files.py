@@ -14,12 +14,23 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         InputError: a directory, a folder that is not there, no permission, a full disk.
     """
-    if path.is_dir():
-        raise InputError(f"{path}: is a directory; expected the name of a file to write")
+    check_writable(path)
     try:
         write_whole(path, text.encode("utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def check_writable(path: Path) -> None:
+    """Say before the work what could not be written after it.
+
+    Raises:
+        InputError: a directory, or a folder that is not there.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory; expected the name of a file to write")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: cannot be written: there is no folder {path.parent}")
 
 
 def read_text(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Keeps llama.cpp's own log off the terminal, and remembers its last error for a message of ours."""
+"""Keeps llama.cpp's own log off the terminal, and remembers its first error for a message of ours."""
 
 from __future__ import annotations
 
@@ -7,25 +7,33 @@ from functools import lru_cache
 
 from llama_cpp import llama_cpp as llama_api
 
-_ERROR = 3  # GGML_LOG_LEVEL_ERROR
+from edge_eds.errors import ModelError
+
+_ERROR = 4  # GGML_LOG_LEVEL_ERROR
 
 
 class LlamaLog:
     """Takes over the log of llama.cpp, which is one for the whole process."""
 
     def __init__(self) -> None:
-        self.last_error = ""
+        self.first_error = ""
         self._callback = llama_api.llama_log_callback(self._receive)  # llama.cpp keeps no reference
 
     def install(self) -> None:
         """From now on nothing of llama.cpp's log is printed."""
-        self.last_error = ""
+        self.first_error = ""
         llama_api.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def explain(self, error: ModelError) -> ModelError:
+        """The error with what llama.cpp said about it."""
+        return ModelError(f"{error} ({self.first_error})") if self.first_error else error
 
     def _receive(self, level: int, text: bytes, _: ctypes.c_void_p) -> None:
         # Called from C: nothing may be raised here.
-        if level == _ERROR:
-            self.last_error = text.decode("utf-8", errors="replace").strip()
+        # The first error is the cause; those after it say that the caller failed, too.
+        if level == _ERROR and not self.first_error:
+            line = text.decode("utf-8", errors="replace").strip()
+            self.first_error = line.rpartition("error loading model: ")[2]
 
 
 @lru_cache(maxsize=1)

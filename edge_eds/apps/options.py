@@ -12,7 +12,7 @@ import typer
 
 Model = Annotated[
     str | None,
-    typer.Argument(metavar="[MODEL]", help="A GGUF file; the default model if left out.", show_default=False),
+    typer.Argument(metavar="MODEL", help="A GGUF file; the default model if left out.", show_default=False),
 ]
 Lora = Annotated[
     Path | None,
@@ -38,11 +38,11 @@ Threads = Annotated[
 ]
 Ctx = Annotated[
     int | None,
-    typer.Option("--ctx", help="Context in tokens; up to 4096 if left out.", show_default=False),
+    typer.Option("--ctx", help="Tokens that a conversation may have.", show_default=False),
 ]
 Seed = Annotated[
     int | None,
-    typer.Option("--seed", help="Seed for everything random; drawn anew if left out.", show_default=False),
+    typer.Option("--seed", help="Seed for everything random.", show_default=False),
 ]
 ChatFormat = Annotated[
     str | None,
@@ -66,4 +66,31 @@ Json = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="PATH", help="Write the result to this file as well.", show_default=False),
+]
+EnergyOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="PATH",
+        help="Write the energy file here; beside MODEL if left out.",
+        show_default=False,
+    ),
+]
+Prompts = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--prompts",
+        metavar="PATH",
+        help="CSV, JSON or JSONL file of prompts (repeatable); the built-in ones if left out.",
+        show_default=False,
+    ),
+]
+Work = Annotated[
+    Path | None,
+    typer.Option(
+        "--work",
+        metavar="FOLDER",
+        help="Where the stages keep their work; a cache if left out.",
+        show_default=False,
+    ),
 ]

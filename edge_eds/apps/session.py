@@ -101,11 +101,7 @@ def open_session(options: SessionOptions) -> Session:
     """
     files = options.files()
     header = check_files(files)
-    if options.chat_format is None and CHAT_TEMPLATE_KEY not in header.metadata:
-        raise ModelError(
-            f"{files.gguf}: the GGUF has no chat template; choose the format that the model was trained on, "
-            "for example --chat-format chatml (or llama-2, llama-3, gemma, zephyr)"
-        )
+    check_chat_format(header, options.chat_format)
     energy_path = find_energies(options, files)
     strength = 1.0 if options.strength is None else options.strength
     llm = load_quietly(
@@ -133,8 +129,7 @@ def load_quietly(files: ModelFiles, **llama_args: Any) -> EdgeLlama:
     try:
         return EdgeLlama(files.gguf, lora_path=lora, verbose=False, **llama_args)
     except ModelError as error:
-        reason = f" ({log.last_error})" if log.last_error else ""
-        raise ModelError(f"{error}{reason}") from error
+        raise log.explain(error) from error
 
 
 def check_files(files: ModelFiles) -> GgufHeader:
@@ -148,6 +143,15 @@ def check_files(files: ModelFiles) -> GgufHeader:
     if files.lora is not None and read_gguf_header(files.lora).metadata.get("general.type") != "adapter":
         raise ModelError(f"{files.lora}: is no LoRA adapter; expected a GGUF whose general.type is adapter")
     return header
+
+
+def check_chat_format(header: GgufHeader, chosen: str | None) -> None:
+    """ModelError, which names the fallback, unless the GGUF has a chat template or a format was chosen."""
+    if chosen is None and CHAT_TEMPLATE_KEY not in header.metadata:
+        raise ModelError(
+            f"{header.path}: the GGUF has no chat template; choose the format that the model was trained on, "
+            "for example --chat-format chatml (or llama-2, llama-3, gemma, zephyr)"
+        )
 
 
 def find_energies(options: SessionOptions, files: ModelFiles) -> Path | None:

@@ -23,6 +23,11 @@ def check_range(name: str, value: int | None, low: int, high: int) -> None:
         raise SettingsError(f"{name} is {value}, expected {low} to {high}")
 
 
+def check_seed(seed: int | None) -> None:
+    """SettingsError unless llama.cpp, NumPy and torch can all take it."""
+    check_range("--seed", seed, 0, MAX_SEED)
+
+
 @dataclass(frozen=True)
 class SessionOptions:
     """The model and how it is steered.
@@ -79,7 +84,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         check_range("--max-tokens", self.max_tokens, 1, MAX_INT)
-        check_range("--seed", self.seed, 0, MAX_SEED)
+        check_seed(self.seed)
         if not (math.isfinite(self.temperature) and 0 <= self.temperature <= 100):
             raise SettingsError(f"--temperature is {self.temperature:g}, expected a number from 0 to 100")
 

@@ -1,0 +1,33 @@
+"""`edge-eds fit`: collect, train and tune in one go."""
+
+from __future__ import annotations
+
+from edge_eds.apps import options
+
+
+def command(
+    model: options.Model = None,
+    prompts: options.Prompts = None,
+    work: options.Work = None,
+    lora: options.Lora = None,
+    threads: options.Threads = None,
+    ctx: options.Ctx = None,
+    seed: options.Seed = None,
+    chat_format: options.ChatFormat = None,
+    as_json: options.Json = False,
+    out: options.EnergyOut = None,
+) -> None:
+    """Make the energies of a model: collect, train and tune in one go.
+
+    A run that is stopped goes on where it was. The energy file is written beside MODEL, where chat finds it.
+    """
+    from edge_eds.apps.extras import require
+    from edge_eds.apps.settings import SessionOptions
+    from edge_eds.apps.terminal import finish
+
+    require("torch", "train")
+    from edge_eds.apps.making import Maker, MakingOptions
+
+    session = SessionOptions(model=model, lora=lora, threads=threads, ctx=ctx, chat_format=chat_format)
+    document = Maker(MakingOptions(session, tuple(prompts or ()), work, out, seed=seed)).fit()
+    finish(document, as_json, None)

@@ -1,0 +1,222 @@
+"""What collect, train, tune and fit have in common: the model, the prompts, the work folder, and their end.
+
+Takes the options; gives documents for --json and remarks for people. The stages are in edge_eds.pipeline.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_eds.apps.files import check_writable
+from edge_eds.apps.llama_log import llama_log
+from edge_eds.apps.progress import Tell, stage_progress
+from edge_eds.apps.session import check_chat_format, check_files, fit_time
+from edge_eds.apps.settings import SessionOptions, check_seed
+from edge_eds.apps.terminal import Terminal
+from edge_eds.energy.fingerprint import ModelFingerprint
+from edge_eds.errors import ModelError, SteeringError
+from edge_eds.pipeline.collect import Collection, collect
+from edge_eds.pipeline.fit import (
+    TRAINED_FILE,
+    TUNE_FILE,
+    FitResult,
+    FitSettings,
+    fit,
+    load_collection,
+    load_trained,
+    save_energy,
+    train_stage,
+    tune_stage,
+    work_folder,
+)
+from edge_eds.pipeline.prompts import builtin_prompts, read_prompt_set
+from edge_eds.pipeline.train import TrainedEnergies, TrainSettings
+from edge_eds.pipeline.tune import TuneSettings
+from edge_eds.runtime.batch import BatchRunner
+from edge_eds.runtime.energies import energy_name, user_energy_folder
+
+COLLECTION = "collection"  # of the work folder, as fit lays it out
+
+
+@dataclass(frozen=True)
+class MakingOptions:
+    """What the command line says about making energies; checked when made.
+
+    session: the model; its energies and strength play no part.
+    prompts: files of prompts; none means the built-in ones.
+    work: None means a folder of the user's cache.
+    out: where the energy file goes; None means beside the model.
+    """
+
+    session: SessionOptions
+    prompts: Sequence[Path] = ()
+    work: Path | None = None
+    out: Path | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
+
+class Maker:
+    """One model on the way to its energies; the weights are loaded when a stage needs them.
+
+    Raises:
+        EdgeError: the model, the prompts or the place for the energy file cannot be used.
+    """
+
+    def __init__(self, options: MakingOptions) -> None:
+        self.options = options
+        self.files = options.session.files()
+        check_chat_format(check_files(self.files), options.session.chat_format)
+        self.prompt_set = read_prompt_set(options.prompts) if options.prompts else builtin_prompts()
+        self.fingerprint = ModelFingerprint.from_gguf(self.files.gguf, self.files.lora)
+        self.folder = options.work or work_folder(self.fingerprint, self.prompt_set)
+        seed = options.seed or 0
+        self.settings = FitSettings(train=TrainSettings(seed=seed), tune=TuneSettings(seed=seed))
+        self.terminal = Terminal(answers_on_stderr=True)
+        if options.out is not None:
+            check_writable(options.out)  # now, and not after an hour of work
+
+    def collect(self) -> dict[str, Any]:
+        """Ask the model the prompts; returns the document."""
+        with self._runner() as runner, self._progress() as tell:
+            collection = collect(
+                runner,
+                self.prompt_set,
+                self.folder / COLLECTION,
+                self.settings.collect,
+                lambda done, total: tell("collect", done, total),
+            )
+        document = {**self._document(), "prompt_set": self.prompt_set.hash, "labels": _labels(collection)}
+        self.terminal.remark(
+            "\n".join(
+                [f"{len(collection.examples)} prompts in {self.folder}", *_label_lines(document["labels"])]
+            )
+        )
+        return document
+
+    def train(self) -> dict[str, Any]:
+        """Train on what was collected; returns the document."""
+        collection = load_collection(self.folder / COLLECTION)
+        with self._progress() as tell:
+            trained = train_stage(
+                collection,
+                self.folder,
+                self.settings.train,
+                lambda done, total, what: tell(f"train: {what}", done, total),
+            )
+        self.terminal.remark(_trained_line(trained))
+        return {
+            **self._document(),
+            "trained": str(self.folder / TRAINED_FILE),
+            "heads": list(trained.heads),
+            "gate_layers": list(trained.gate.layers),
+            "steer_layers": list(trained.steer_layers),
+            "auc": trained.scores,
+        }
+
+    def tune(self) -> dict[str, Any]:
+        """Find out how to steer with what was trained, and write the energy file; returns the document."""
+        collection = load_collection(self.folder / COLLECTION)
+        trained = load_trained(self.folder)
+        with self._runner() as runner, self._progress() as tell:
+            result = tune_stage(
+                runner,
+                collection,
+                trained,
+                self.folder,
+                self.settings,
+                lambda what: tell(f"tune: {what}", 0, 0),
+            )
+        return self._finish(result)
+
+    def fit(self) -> dict[str, Any]:
+        """All stages, and the energy file; returns the document."""
+        time = fit_time(self.files.gguf, self.options.session.threads)
+        self.terminal.remark(f"{self.files.name}: {time}; what is done is kept in {self.folder}")
+        with self._runner() as runner, self._progress() as tell:
+            result = fit(runner, self.prompt_set, self.folder, self.settings, tell)
+        return self._finish(result)
+
+    @contextmanager
+    def _runner(self) -> Iterator[BatchRunner]:
+        log = llama_log()
+        log.install()
+        wanted = self.options.session
+        # Without --ctx the runner decides how much room a prompt and its answer get.
+        room: dict[str, Any] = {} if wanted.ctx is None else {"n_ctx": wanted.ctx}
+        try:
+            runner = BatchRunner(self.files, n_threads=wanted.threads, chat_format=wanted.chat_format, **room)
+        except ModelError as error:
+            raise log.explain(error) from error
+        with runner:
+            yield runner
+
+    @contextmanager
+    def _progress(self) -> Iterator[Tell]:
+        try:
+            with stage_progress() as tell:
+                yield tell
+        except KeyboardInterrupt:
+            self.terminal.remark("stopped; the same command goes on where it was")
+            raise
+
+    def _finish(self, result: FitResult) -> dict[str, Any]:
+        if result.energy is None:
+            raise SteeringError(
+                f"{self.files.name}: no steering was found that helps: too few benign prompts are refused, "
+                f"or what mends them also costs refusals of harmful ones; {self.folder / TUNE_FILE} says more"
+            )
+        name = energy_name(self.files.gguf, self.files.lora)
+        beside = (self.files.lora or self.files.gguf).parent / name
+        out = self.options.out
+        if out is None and self.options.session.model is None:
+            out = Path(name)  # the default model's energies came with it, and stay as they are
+        path = save_energy(result.energy, self.files, out, beside, user_energy_folder() / name)
+        for head in result.report.heads:
+            what = (
+                "refused benign prompts answered" if head.head == "fr" else "answered harmful prompts refused"
+            )
+            self.terminal.remark(
+                f"E_{head.head}: {head.chosen.mended:.0%} of {head.n_wrong} {what}, "
+                f"{head.chosen.lost:.1%} of {head.n_right} right ones lost (on validation prompts)"
+            )
+        found_alone = path in (beside, user_energy_folder() / name)
+        self.terminal.remark(f"wrote {path}" + ("" if found_alone else f"; use it with --energy {path}"))
+        return {**self._document(), "energy": str(path), "report": asdict(result.report)}
+
+    def _document(self) -> dict[str, Any]:
+        return {"model": self.files.name, "work": str(self.folder)}
+
+
+def _labels(collection: Collection) -> dict[str, dict[str, int]]:
+    """{intent: {label: number of answers}}."""
+    counts: dict[str, Counter[str]] = {}
+    for example in collection.examples:
+        counts.setdefault(example.intent, Counter())[example.label] += 1
+    return {intent: dict(count) for intent, count in counts.items()}
+
+
+def _label_lines(labels: dict[str, dict[str, int]]) -> list[str]:
+    return [
+        f"  {intent:9} " + ", ".join(f"{n} {label}" for label, n in sorted(count.items()))
+        for intent, count in labels.items()
+    ]
+
+
+def _trained_line(trained: TrainedEnergies) -> str:
+    gate = ", ".join(map(str, trained.gate.layers))
+    best = ", ".join(
+        f"E_{head} up to {max(trained.scores[head].values()):.2f}"
+        for head in trained.heads
+        if trained.scores[head]
+    )
+    return (
+        f"gate on layers {gate}: AUC {trained.scores['gate']['auc']:.2f}; {best or 'no head to steer with'}"
+    )
