@@ -167,10 +167,12 @@ def find_energies(options: SessionOptions, files: ModelFiles) -> Path | None:
     try:
         return find_energy_file(files.gguf, files.lora)
     except EnergyFileError as error:
-        lora = "" if files.lora is None else f" --lora {files.lora}"
+        # As the user named the model: the default one has no path that anybody would want to read.
+        lora = None if options.lora is None else f"--lora {options.lora}"
+        fit = " ".join(word for word in ("edge-eds fit", options.model, lora) if word)
         raise EnergyFileError(
-            f"{files.name}: there are no energies for this model yet; `edge-eds fit {files.gguf}{lora}` "
-            "makes them: it asks the model many prompts, trains on its answers and tries out how to steer, "
+            f"{files.name}: there are no energies for this model yet; `{fit}` makes them: it "
+            "asks the model many prompts, trains on its answers and tries out how to steer, "
             f"{fit_time(files.gguf, options.threads)} here; --energy none chats unsteered"
         ) from error
 
