@@ -556,7 +556,7 @@ def test_the_document_of_a_chat_has_all_turns(model: Path) -> None:
     found = json.loads(outcome.stdout)
     assert found["model"] == "tiny.gguf"
     assert [turn["prompt"] for turn in found["turns"]] == ["hi", "hello"]
-    assert [turn["steering"]["strength"] for turn in found["turns"]] == [1.0, 0.0]
+    assert [turn["strength"] for turn in found["turns"]] == [1.0, 0.0]
 
 
 def test_in_a_pipe_what_goes_wrong_ends_the_chat(model: Path) -> None:

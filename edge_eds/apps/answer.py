@@ -89,7 +89,7 @@ class Answer:
             "text": self.text,
             "model": model,
             "finish_reason": "length" if self.finish_reason == "context" else self.finish_reason,
-            "steering": {"strength": self.strength, **self.steering.document()},
+            "steering": self.steering.document(),
             "timings": {
                 "prompt_tokens": self.n_prompt,
                 "completion_tokens": len(self.pieces),

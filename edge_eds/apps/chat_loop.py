@@ -189,7 +189,8 @@ class Chat:
         self.terminal.remark(said)
 
     def _record(self, turn: Turn, plain: Answer | None) -> None:
-        document = {"prompt": turn.messages[-1]["content"], **turn.answer.document(self.session.name)}
+        asked = {"prompt": turn.messages[-1]["content"], "strength": turn.answer.strength}
+        document = {**asked, **turn.answer.document(self.session.name)}
         if plain is not None:
             document["plain"] = plain.document(self.session.name)
         self.turns.append(document)
