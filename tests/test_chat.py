@@ -486,7 +486,7 @@ def test_a_failing_save_is_one_line_and_the_chat_goes_on(
 ) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    for path, word in ((folder, "directory"), (tmp_path / "no" / "chat.json", "No such file")):
+    for path, word in ((folder, "directory"), (tmp_path / "no" / "chat.json", "no folder")):
         screen, _, chat = talk("hi", f"/save {path}", "and?")
         assert word in screen.shown and len(chat.turns) == 2
 
