@@ -1,9 +1,9 @@
 """edge-eds: local chat models that refuse less of what is harmless, steered by energy gradients while they run.
 
-    from edge_eds import EdgeLlama, Steering
+from edge_eds import EdgeLlama, Steering
 
-    llm = EdgeLlama("model.gguf", energy="auto")
-    llm.create_chat_completion(messages=[{"role": "user", "content": "How do I kill a Python process?"}])
+llm = EdgeLlama("model.gguf", energy="auto")
+llm.create_chat_completion(messages=[{"role": "user", "content": "How do I kill a Python process?"}])
 """
 
 from __future__ import annotations

@@ -52,4 +52,6 @@ class MissingExtraError(EdgeError, ImportError):
     """A feature needs an optional dependency that is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed: it belongs to the extra '{extra}'; pip install 'edge-eds[{extra}]'")
+        super().__init__(
+            f"{package} is not installed: it belongs to the extra '{extra}'; pip install 'edge-eds[{extra}]'"
+        )

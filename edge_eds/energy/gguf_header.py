@@ -92,7 +92,9 @@ class _Cursor:
             return self.string()
         if kind == _ARRAY:
             return self.array()
-        raise ModelError(f"{self.path}: metadata of unknown type {kind}: not a GGUF that this version can read")
+        raise ModelError(
+            f"{self.path}: metadata of unknown type {kind}: not a GGUF that this version can read"
+        )
 
     def array(self) -> ArrayDigest:
         kind, length = self.scalar("I"), self.scalar("Q")
@@ -102,8 +104,7 @@ class _Cursor:
         elif kind == _STRING:
             self.skip_strings(length)
         else:
-            for _ in range(length):
-                self.value(kind)
+            raise ModelError(f"{self.path}: metadata with arrays of type {kind}: expected numbers or strings")
         return ArrayDigest(length, hashlib.sha256(self.data[start : self.at]).hexdigest())
 
     def skip_strings(self, length: int) -> None:
@@ -139,7 +140,9 @@ def read_gguf_header(path: str | Path) -> GgufHeader:
 
 def _parse(data: mmap.mmap, path: Path) -> GgufHeader:
     if data[:4] != b"GGUF":
-        raise ModelError(f"{path}: not a GGUF file: expected it to begin with b'GGUF', found {bytes(data[:4])!r}")
+        raise ModelError(
+            f"{path}: not a GGUF file: expected it to begin with b'GGUF', found {bytes(data[:4])!r}"
+        )
     cursor = _Cursor(data, path)
     cursor.skip(4)
     version = cursor.scalar("I")
@@ -159,7 +162,9 @@ def _parse(data: mmap.mmap, path: Path) -> GgufHeader:
         kind, n_bytes = _tensor_size(path, name, shape, tensor_type)
         end_of_data = max(end_of_data, offset + n_bytes)
         tensors.append(TensorInfo(name, shape, kind, n_bytes))
-    alignment = int(metadata.get("general.alignment", 32)) or 32
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise ModelError(f"{path}: damaged GGUF: general.alignment is {alignment!r}, expected a number > 0")
     expected = -(-cursor.at // alignment) * alignment + end_of_data
     if tensors and len(data) < expected:
         raise ModelError(
@@ -179,5 +184,7 @@ def _tensor_size(path: Path, name: str, shape: tuple[int, ...], tensor_type: int
     for dimension in shape:
         n_elements *= dimension
     if n_elements % block:
-        raise ModelError(f"{path}: tensor {name} has {n_elements} elements, not a multiple of {kind.name}'s {block}")
+        raise ModelError(
+            f"{path}: tensor {name} has {n_elements} elements, not a multiple of {kind.name}'s {block}"
+        )
     return kind.name, n_elements // block * block_bytes

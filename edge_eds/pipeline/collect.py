@@ -1,8 +1,8 @@
 """Prompts -> hidden states at the prompt's end, and the model's own judged answer.
 
-Takes a model and prompts; leaves a folder of shards, each a float16 array of states with a JSON-lines neighbour, and
-`collect.json`, which says what made them. A shard is written whole or not at all, and a run that was killed goes on
-with the first shard that is missing. Leaves out what the labels mean (training).
+Takes a model and prompts; leaves a folder of shards, each a float16 array of states with a JSON-lines
+neighbour, and `collect.json`, which says what made them. A shard is written whole or not at all, and a run
+that was killed goes on with the first shard that is missing. Leaves out what the labels mean (training).
 
     collect.json           model fingerprint, prompt-set hash, settings, versions
     shard-00000.npy        float16 (n, n_layers, n_embd), block outputs at the prompt's last token
@@ -36,7 +36,8 @@ MANIFEST = "collect.json"
 
 @dataclass(frozen=True)
 class CollectSettings:
-    """max_new_tokens: how much of each answer is generated and judged. splits: which of the prompts are collected."""
+    """max_new_tokens: how much of each answer is generated and judged. splits: which of the prompts are
+    collected."""
 
     max_new_tokens: int = 24
     splits: tuple[str, ...] = ("train", "validation")
@@ -47,7 +48,8 @@ class Example:
     """One prompt with the model's own answer.
 
     intent: benign | harmful | ordinary (an everyday request: benign, and nothing about it sounds dangerous).
-    label: refusal | partial | answer | degenerate. group: examples of one group are matched (a pair's two halves).
+    label: refusal | partial | answer | degenerate. group: examples of one group are matched (a pair's two
+    halves).
     """
 
     id: str
@@ -74,7 +76,11 @@ class Collection:
     def layer(self, il: int, rows: npt.NDArray[Any] | None = None) -> npt.NDArray[np.float32]:
         """float32 (n, n_embd), the states of one layer, of some rows or of all."""
         column = self.layers.index(il)
-        return self.states[:, column].astype(np.float32) if rows is None else self.states[rows, column].astype(np.float32)
+        return (
+            self.states[:, column].astype(np.float32)
+            if rows is None
+            else self.states[rows, column].astype(np.float32)
+        )
 
 
 def collect(
@@ -106,7 +112,9 @@ def collect(
         "settings": {**asdict(settings), "splits": list(settings.splits)},
     }
     _claim(folder, manifest)
-    shards = [range(first, min(first + SHARD_SIZE, len(prompts))) for first in range(0, len(prompts), SHARD_SIZE)]
+    shards = [
+        range(first, min(first + SHARD_SIZE, len(prompts))) for first in range(0, len(prompts), SHARD_SIZE)
+    ]
     missing = [number for number in range(len(shards)) if not _answers_path(folder, number).is_file()]
     done = len(prompts) - sum(len(shards[number]) for number in missing)
     if on_progress:
@@ -140,7 +148,9 @@ def load_collection(folder: Path) -> Collection:
     """
     manifest = _read_manifest(folder)
     if manifest is None:
-        raise InputError(f"{folder}: holds no collection ({MANIFEST} is missing); make one with `edge-eds collect`")
+        raise InputError(
+            f"{folder}: holds no collection ({MANIFEST} is missing); make one with `edge-eds collect`"
+        )
     examples: list[Example] = []
     states = []
     names = {field.name for field in fields(Example)}
@@ -154,10 +164,14 @@ def load_collection(folder: Path) -> Collection:
                 f"{folder}: the collection is not finished ({number} of {n_shards} parts); run `edge-eds collect` again"
             ) from error
         except (OSError, ValueError) as error:
-            raise InputError(f"{_states_path(folder, number)}: is damaged: {error}; delete it and collect again") from error
+            raise InputError(
+                f"{_states_path(folder, number)}: is damaged: {error}; delete it and collect again"
+            ) from error
         rows = [json.loads(line) for line in lines]
         if len(rows) != len(states[-1]) or any(set(row) != names for row in rows):
-            raise InputError(f"{_answers_path(folder, number)}: does not fit its states; delete both and collect again")
+            raise InputError(
+                f"{_answers_path(folder, number)}: does not fit its states; delete both and collect again"
+            )
         examples += [Example(**row) for row in rows]
     return Collection(
         ModelFingerprint(**manifest["fingerprint"]),
@@ -209,7 +223,11 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def _write_shard(
-    folder: Path, number: int, items: Sequence[LabelledPrompt], generations: Sequence[Generation], layers: Sequence[int]
+    folder: Path,
+    number: int,
+    items: Sequence[LabelledPrompt],
+    generations: Sequence[Generation],
+    layers: Sequence[int],
 ) -> None:
     states = np.stack([np.stack([_states(generation)[il] for il in layers]) for generation in generations])
     lines = []

@@ -1,10 +1,11 @@
 """A collection -> energies: which layers, their subspaces, and the heads that the gate and the steering use.
 
-Takes states with judged answers (collect.py); gives an EnergyModel with, on the gate's layers, E_harm, and on every
-candidate layer for steering, E_fr and E_jb, and a calibrated gate. How strongly and where to steer is found by steering
-the model itself (tune.py): a layer that classifies well need not be one that causes the answer.
+Takes states with judged answers (collect.py); gives an EnergyModel with, on the gate's layers, E_harm, and on
+every candidate layer for steering, E_fr and E_jb, and a calibrated gate. How strongly and where to steer is
+found by steering the model itself (tune.py): a layer that classifies well need not be one that causes the
+answer.
 
-    E_harm  low: benign, high: harmful
+    E_harm  low: benign, high: harmful (linear: the gate only reads it)
     E_fr    low: benign and answered, high: benign and refused
     E_jb    low: harmful and refused, high: harmful and answered
 """
@@ -30,19 +31,19 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """gate_rank, steer_rank: dimensions of the subspaces. gate_layers: how many layers the gate reads.
-
-    steer_from, steer_to: the candidate layers for steering, as fractions of the depth.
+    """gate_layers: how many layers the gate reads; gate_ridges: penalties to choose from; gate_from, gate_to:
+    where they may lie, as fractions of the depth. steer_rank: dimensions of the subspaces; steer_from,
+    steer_to: the candidate layers for steering, likewise.
     """
 
     seed: int = 0
-    gate_rank: int = 128
-    steer_rank: int = 32
-    gate_layers: int = 4
+    gate_layers: int = 6
+    gate_ridges: tuple[float, ...] = (100.0, 300.0, 1000.0)
+    gate_from: float = 0.4
     gate_to: float = 0.7
-    steer_from: float = 0.45
+    steer_rank: int = 32
+    steer_from: float = 0.5
     steer_to: float = 0.9
-    gate_recipe: HeadRecipe = field(default_factory=lambda: HeadRecipe(hidden=(64,), dropout=0.3, weight_decay=0.1))
     steer_recipe: HeadRecipe = field(default_factory=HeadRecipe)
 
 
@@ -105,7 +106,8 @@ def head_tasks(labels: Labels) -> dict[str, HeadTask]:
 
 @dataclass(frozen=True)
 class TrainedEnergies:
-    """energies: all trained heads. gate: reads E_harm. scores: AUC on validation, {head: {il: auc}} and "gate"."""
+    """energies: all trained heads. gate: reads E_harm. scores: AUC on validation, {head: {il: auc}} and
+    "gate"."""
 
     energies: EnergyModel
     gate: GateSpec
@@ -131,42 +133,44 @@ def train(
     labels = Labels.of(collection)
     tasks = head_tasks(labels)
     if "harm" not in tasks:
-        raise InputError(f"the collection needs at least {MIN_CLASS} benign and harmful prompts in each split")
+        raise InputError(
+            f"the collection needs at least {MIN_CLASS} benign and harmful prompts in each split"
+        )
     steered_heads = tuple(head for head in ("fr", "jb") if head in tasks)
     n_layer = collection.fingerprint.n_layer
-    steer_layers = _between(collection.layers, n_layer, settings.steer_from, settings.steer_to)
-    gate_candidates = [il for il in _between(collection.layers, n_layer, 0.2, settings.gate_to)]
-    jobs = len(gate_candidates) + len(steer_layers) * len(steered_heads)
-    done = 0
-
-    def next_job(what: str) -> None:
-        nonlocal done
-        if on_progress:
-            on_progress(done, jobs, what)
-        done += 1
-
-    harm: dict[int, tuple[Subspace, HeadWeights, float]] = {}
-    for il in gate_candidates:
-        next_job(f"gate, layer {il}")
-        harm[il] = _fit_head(collection, il, tasks["harm"], labels, settings.gate_rank, settings.gate_recipe, settings.seed)
-    gate_layers = _choose_gate_layers(collection, harm, labels, settings.gate_layers)
-    layers = {il: LayerEnergy(il, harm[il][0], {"harm": harm[il][1]}) for il in gate_layers}
-    scores: dict[str, dict[str, float]] = {"harm": {str(il): harm[il][2] for il in gate_candidates}}
-    for il in steer_layers:
-        subspace = layers[il].subspace if il in layers else None
-        heads: dict[str, HeadWeights] = dict(layers[il].heads) if il in layers else {}
+    gate_candidates = _between(collection.layers, n_layer, settings.gate_from, settings.gate_to)
+    gate_energies = {
+        il: _fit_gate_layer(collection, il, labels, settings.gate_ridges) for il in gate_candidates
+    }
+    gate_layers, gate_auc = _choose_gate_layers(collection, gate_energies, labels, settings.gate_layers)
+    scores: dict[str, dict[str, float]] = {"gate": {"auc": gate_auc}}
+    steer_layers = tuple(
+        il
+        for il in _between(collection.layers, n_layer, settings.steer_from, settings.steer_to)
+        if il > max(gate_layers)
+    )
+    if not steer_layers:
+        raise InputError(
+            f"a model of {n_layer} layers leaves none to steer above the gate's layer {max(gate_layers)}"
+        )
+    layers = {il: gate_energies[il] for il in gate_layers}
+    jobs = len(steer_layers) * len(steered_heads)
+    for i, il in enumerate(steer_layers):
+        subspace = fit_subspace(
+            collection.layer(il)[labels.train], min(settings.steer_rank, int(labels.train.sum()) - 1)
+        )
+        heads: dict[str, HeadWeights] = {}
         for head in steered_heads:
-            next_job(f"{head}, layer {il}")
-            subspace, heads[head], score = _fit_head(
-                collection, il, tasks[head], labels, settings.steer_rank, settings.steer_recipe, settings.seed, subspace
-            )
+            if on_progress:
+                on_progress(i * len(steered_heads) + len(heads), jobs, f"E_{head} of layer {il}")
+            heads[head], score = _fit_head(collection, il, subspace, tasks[head], labels, settings)
             scores.setdefault(head, {})[str(il)] = score
         if heads:
             layers[il] = LayerEnergy(il, subspace, heads)
     energies = EnergyModel(collection.fingerprint.n_embd, layers)
-    gate, gate_auc = _fit_gate(collection, energies, gate_layers, labels)
-    scores["gate"] = {"auc": gate_auc}
-    return TrainedEnergies(energies, gate, steered_heads, tuple(steer_layers), scores)
+    return TrainedEnergies(
+        energies, _join_gate(collection, energies, gate_layers, labels), steered_heads, steer_layers, scores
+    )
 
 
 def gate_scores(collection: Collection, energies: EnergyModel, gate: GateSpec) -> npt.NDArray[np.float64]:
@@ -184,52 +188,87 @@ def _between(layers: Sequence[int], n_layer: int, low: float, high: float) -> li
 def _fit_head(
     collection: Collection,
     il: int,
+    subspace: Subspace,
     task: HeadTask,
     labels: Labels,
-    rank: int,
-    recipe: HeadRecipe,
-    seed: int,
-    subspace: Subspace | None = None,
-) -> tuple[Subspace, HeadWeights, float]:
-    states = collection.layer(il)
-    if subspace is None:
-        n_train = int(labels.train.sum())
-        subspace = fit_subspace(states[labels.train], min(rank, n_train - 1, states.shape[1]))
-    z = subspace.project(states)
+    settings: TrainSettings,
+) -> tuple[HeadWeights, float]:
+    """The calibrated head and its AUC on validation."""
+    z = subspace.project(collection.layer(il))
     train_rows, valid_rows = task.rows & labels.train, task.rows & labels.validation
-    trained = train_head(z[train_rows], task.bad[train_rows], z[valid_rows], task.bad[valid_rows], recipe, seed)
-    return subspace, calibrate(trained.weights, z[valid_rows], task.bad[valid_rows]), trained.auc
+    trained = train_head(
+        z[train_rows],
+        task.bad[train_rows],
+        z[valid_rows],
+        task.bad[valid_rows],
+        settings.steer_recipe,
+        settings.seed,
+    )
+    return calibrate(trained.weights, z[valid_rows], task.bad[valid_rows]), trained.auc
+
+
+def _fit_gate_layer(collection: Collection, il: int, labels: Labels, ridges: Sequence[float]) -> LayerEnergy:
+    """E_harm of one layer: linear, along the one direction of all n_embd that tells harm best.
+
+    Ridge regression of the label on the standardised state. The gate is read and never descended, so nothing
+    asks for the shape of the energy around a state, and small MLPs on principal directions ranked prompts
+    worse.
+    """
+    states = collection.layer(il).astype(np.float64)
+    rows, valid = labels.train & ~labels.ordinary, labels.validation & ~labels.ordinary
+    mean, spread = states[rows].mean(axis=0), states[rows].std(axis=0) + 1e-6
+    x = (states - mean) / spread
+    y = np.where(labels.harmful, 1.0, -1.0)
+    gram, moment = x[rows].T @ x[rows], x[rows].T @ y[rows]
+    best_auc, best = -1.0, moment
+    for ridge in ridges:
+        weights = np.linalg.solve(gram + ridge * np.eye(len(gram)), moment)
+        score = auc(x[valid] @ weights, labels.harmful[valid])
+        if score > best_auc:
+            best_auc, best = score, weights / spread
+    length = np.linalg.norm(best)
+    along = (states[rows] - mean) @ (best / length)
+    subspace = Subspace(
+        mean.astype(np.float32),
+        (best / length)[None].astype(np.float32),
+        np.array([along.std()], dtype=np.float32),
+    )
+    z = subspace.project(collection.layer(il, valid))
+    head = calibrate(HeadWeights((), np.ones(1, np.float32)), z, labels.harmful[valid])
+    return LayerEnergy(il, subspace, {"harm": head})
 
 
 def _choose_gate_layers(
-    collection: Collection,
-    harm: Mapping[int, tuple[Subspace, HeadWeights, float]],
-    labels: Labels,
-    n_layers: int,
-) -> list[int]:
+    collection: Collection, energies: Mapping[int, LayerEnergy], labels: Labels, n_layers: int
+) -> tuple[list[int], float]:
     """Forward selection: each layer that joins raises the AUC of the sum of E_harm on validation the most."""
-    rows = labels.validation
-    energies = {il: head.energy(space.project(collection.layer(il, rows))) for il, (space, head, _) in harm.items()}
+    rows = labels.validation & ~labels.ordinary
+    readings = {il: layer.energy("harm", collection.layer(il, rows)) for il, layer in energies.items()}
     chosen: list[int] = []
     total = np.zeros(int(rows.sum()))
     best = 0.0
-    while len(chosen) < min(n_layers, len(energies)):
-        value, il = max((auc(total + energies[il], labels.harmful[rows]), il) for il in energies if il not in chosen)
+    while len(chosen) < min(n_layers, len(readings)):
+        value, il = max(
+            (auc(total + readings[il], labels.harmful[rows]), il) for il in readings if il not in chosen
+        )
         if value <= best:
             break
-        best, total = value, total + energies[il]
+        best, total = value, total + readings[il]
         chosen.append(il)
-    return sorted(chosen)
+    return sorted(chosen), best
 
 
-def _fit_gate(
+def _join_gate(
     collection: Collection, energies: EnergyModel, gate_layers: Sequence[int], labels: Labels
-) -> tuple[GateSpec, float]:
-    """Join the layers' E_harm into one calibrated score; its bounds stay at 0 until they are tuned."""
-    rows = labels.validation
-    readings = np.column_stack([energies.energy(il, "harm", collection.layer(il, rows)) for il in gate_layers])
-    # One weight for the mean of all: weights of their own would be fitted to few prompts.
-    bias, (weight,) = fit_logistic(readings.mean(axis=1, keepdims=True), labels.harmful[rows])
-    share = float(weight) / len(gate_layers)
-    gate = GateSpec(bias=bias, weights={il: share for il in gate_layers}, benign=0.0, harmful=0.0)
-    return gate, auc(readings.mean(axis=1), labels.harmful[rows])
+) -> GateSpec:
+    """Join the layers' E_harm into one score, the log-odds of harm; its bounds are tuned later."""
+    rows = labels.validation & ~labels.ordinary
+    mean = np.mean([energies.energy(il, "harm", collection.layer(il, rows)) for il in gate_layers], axis=0)
+    # One weight for the mean of all layers: weights of their own would be fitted to few prompts.
+    bias, (weight,) = fit_logistic(mean[:, None], labels.harmful[rows])
+    return GateSpec(
+        bias=bias,
+        weights={il: float(weight) / len(gate_layers) for il in gate_layers},
+        benign=0.0,
+        harmful=0.0,
+    )

@@ -1,0 +1,247 @@
+"""A model -> its energy file: collect, train and tune, each stage in a file of its own.
+
+Takes a model and a folder to work in; leaves the energy file. A run that was killed goes on where it was: the
+shards of the collection are kept as they come, trained energies as soon as they are trained. Leaves out
+measuring on prompts never seen (evaluate.py).
+
+    FOLDER/collection/               collect.py
+    FOLDER/trained.energy.onnx       all trained heads, with the gate closed: this file steers nothing
+    FOLDER/tune.json                 what tuning tried, and what it chose
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_path
+
+from edge_eds.energy.file import EnergyFile
+from edge_eds.energy.fingerprint import ModelFingerprint
+from edge_eds.energy.network import EnergyModel, LayerEnergy
+from edge_eds.energy.settings import SteeringSpec
+from edge_eds.errors import EnergyFileError, InputError
+from edge_eds.files import write_whole
+from edge_eds.pipeline.collect import Collection, CollectSettings, collect, load_collection
+from edge_eds.pipeline.prompts import PromptSet
+from edge_eds.pipeline.train import TrainedEnergies, TrainSettings, train
+from edge_eds.pipeline.tune import OPEN, TuneReport, TuneSettings, tune
+from edge_eds.runtime.batch import BatchRunner
+from edge_eds.runtime.energies import ModelFiles
+
+TRAINED_FILE = "trained.energy.onnx"
+TUNE_FILE = "tune.json"
+Progress = Callable[[str, int, int], None]  # stage or what comes next, done, in all (0: not known)
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """The settings of the three stages."""
+
+    collect: CollectSettings = field(default_factory=CollectSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    tune: TuneSettings = field(default_factory=TuneSettings)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """energy: what was fitted, or None where nothing was found that helps; report: what tuning found."""
+
+    energy: EnergyFile | None
+    report: TuneReport
+
+
+def work_folder(fingerprint: ModelFingerprint, prompt_set: PromptSet) -> Path:
+    """Where `fit` works unless it is told: a folder in the user's cache for this model and these prompts."""
+    name = hashlib.sha256(f"{fingerprint.to_json()}\n{prompt_set.hash}".encode()).hexdigest()[:16]
+    return Path(user_cache_path("edge-eds", appauthor=False)) / "fit" / name
+
+
+def fit(
+    runner: BatchRunner,
+    prompt_set: PromptSet,
+    folder: Path,
+    settings: FitSettings | None = None,
+    progress: Progress | None = None,
+) -> FitResult:
+    """All three stages.
+
+    Raises:
+        InputError: what lies in the folder was made from another model, other prompts or other settings.
+    """
+    settings = settings or FitSettings()
+
+    def tell(stage: str, done: int = 0, total: int = 0) -> None:
+        if progress:
+            progress(stage, done, total)
+
+    collection = collect(
+        runner,
+        prompt_set,
+        folder / "collection",
+        settings.collect,
+        lambda done, total: tell("collect", done, total),
+    )
+    trained = train_stage(
+        collection, folder, settings.train, lambda done, total, what: tell(f"train: {what}", done, total)
+    )
+    return tune_stage(runner, collection, trained, folder, settings, lambda what: tell(f"tune: {what}"))
+
+
+def train_stage(
+    collection: Collection,
+    folder: Path,
+    settings: TrainSettings,
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> TrainedEnergies:
+    """Train, or read what an earlier run with the same settings trained.
+
+    Raises:
+        InputError: too few examples of a class; a folder that cannot be written.
+    """
+    path = folder / TRAINED_FILE
+    made_from = {"settings": _plain(asdict(settings)), "labels": _labels_hash(collection)}
+    if path.is_file():
+        found = EnergyFile.load(path)
+        if found.scores.get("made_from") == made_from and found.fingerprint == collection.fingerprint:
+            return _trained(found)
+    trained = train(collection, settings, on_progress)
+    spec = SteeringSpec(
+        gate=replace(trained.gate, benign=-OPEN, harmful=OPEN),
+        layers=trained.steer_layers,
+        heads=trained.heads,
+        steps=1,
+        step_size=1e-3,
+    )
+    EnergyFile(
+        collection.fingerprint,
+        spec,
+        trained.energies,
+        prompt_set_hash=collection.prompt_set_hash,
+        seed=settings.seed,
+        scores={"made_from": made_from, "auc": trained.scores},
+        versions=versions(),
+    ).save(path)
+    return trained
+
+
+def load_trained(folder: Path) -> TrainedEnergies:
+    """What `train` left in a folder.
+
+    Raises:
+        InputError: nothing, or not the output of `train`.
+    """
+    try:
+        return _trained(EnergyFile.load(folder / TRAINED_FILE))
+    except EnergyFileError as error:
+        raise InputError(f"{error}; run `edge-eds train` first") from error
+
+
+def tune_stage(
+    runner: BatchRunner,
+    collection: Collection,
+    trained: TrainedEnergies,
+    folder: Path,
+    settings: FitSettings,
+    on_progress: Callable[[str], None] | None = None,
+) -> FitResult:
+    """Tune, and put the energy file together: the heads that steering uses, and nothing else."""
+    report = tune(runner, collection, trained, settings.tune, on_progress)
+    write_whole(folder / TUNE_FILE, (json.dumps(_plain(asdict(report)), indent=1) + "\n").encode())
+    if report.spec is None:
+        return FitResult(None, report)
+    scores = {
+        "auc": trained.scores,
+        "tuned": {
+            head.head: {
+                "mended": head.chosen.mended,
+                "lost": head.chosen.lost,
+                "n_wrong": head.n_wrong,
+                "n_right": head.n_right,
+            }
+            for head in report.heads
+        },
+    }
+    energy = EnergyFile(
+        collection.fingerprint,
+        report.spec,
+        _used(trained.energies, report.spec),
+        prompt_set_hash=collection.prompt_set_hash,
+        seed=settings.train.seed,
+        scores=_plain(scores),
+        versions=versions(),
+    )
+    return FitResult(energy, report)
+
+
+def save_energy(
+    energy: EnergyFile, model: ModelFiles, out: Path | None, beside: Path, fallback: Path
+) -> Path:
+    """Write the energy file to `out`, else beside the model, else (in a folder that cannot be written) in `fallback`."""
+    if out is not None:
+        energy.save(out)
+        return out
+    try:
+        energy.save(beside)
+        return beside
+    except EnergyFileError:
+        fallback.parent.mkdir(parents=True, exist_ok=True)
+        energy.save(fallback)
+        return fallback
+
+
+def versions() -> dict[str, str]:
+    """What made an energy file: {package: version}."""
+    return {"python": platform.python_version()} | {
+        name: version(name) for name in ("edge-eds", "llama-cpp-python", "numpy", "onnx", "torch")
+    }
+
+
+def _used(energies: EnergyModel, spec: SteeringSpec) -> EnergyModel:
+    layers: dict[int, LayerEnergy] = {}
+    gate_layers = spec.gate.layers if spec.gate else ()
+    for il, layer in energies.layers.items():
+        wanted = {*(spec.heads if il in spec.layers else ()), *(("harm",) if il in gate_layers else ())}
+        heads = {name: head for name, head in layer.heads.items() if name in wanted}
+        if heads:
+            layers[il] = LayerEnergy(il, layer.subspace, heads)
+    return EnergyModel(energies.n_embd, layers)
+
+
+def _trained(file: EnergyFile) -> TrainedEnergies:
+    assert file.energies is not None and file.spec.gate is not None
+    gate = replace(file.spec.gate, benign=0.0, harmful=0.0)
+    return TrainedEnergies(file.energies, gate, file.spec.heads, file.spec.layers, file.scores["auc"])
+
+
+def _labels_hash(collection: Collection) -> str:
+    lines = [f"{example.id} {example.split} {example.label}" for example in collection.examples]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """The same as JSON would give it back: tuples as lists, keys as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+__all__ = [
+    "FitResult",
+    "FitSettings",
+    "fit",
+    "load_collection",
+    "load_trained",
+    "save_energy",
+    "train_stage",
+    "tune_stage",
+    "work_folder",
+]
