@@ -40,6 +40,7 @@ test: $(TEST_STAMP)
 
 lint: $(TEST_STAMP) native-test
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
 native-test:
