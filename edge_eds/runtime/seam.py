@@ -40,17 +40,20 @@ def ggml_functions() -> dict[str, int]:
         function = _find(name)
         if function is None:
             raise ModelError(
-                f"llama-cpp-python {llama_cpp.__version__} does not export {name}, which reading hidden states needs; "
-                "expected a build with shared libraries; reinstall llama-cpp-python"
+                f"llama-cpp-python {llama_cpp.__version__} does not export {name}, which reading hidden "
+                "states needs; expected a build with shared libraries; reinstall llama-cpp-python"
             )
         addresses[name] = ctypes.cast(function, ctypes.c_void_p).value or 0
     return addresses
 
 
 def _find(name: str) -> Any | None:
-    # dlsym on libllama's handle also searches the libraries that it was linked with, which are the right copies.
+    # dlsym on libllama's handle also searches the libraries that it was linked with, which are the right
+    # copies.
     libraries: list[Any] = [llama_api._lib]
-    if sys.platform == "win32":  # GetProcAddress does not search them; a bare name gives the module already loaded
+    if (
+        sys.platform == "win32"
+    ):  # GetProcAddress does not search them; a bare name gives the module already loaded
         libraries += [ctypes.CDLL("ggml-base.dll"), ctypes.CDLL("ggml.dll")]
     for library in libraries:
         try:
