@@ -1,8 +1,8 @@
 """Many prompts through one model: greedy answers, decoded side by side in one llama.cpp batch.
 
-Takes prompts as tokens and gives answers, first-token logits, states at the prompt's end and traces. Each sequence
-is steered by its own gate. What the prompts have in common at their beginning (the chat template's system part) is
-decoded once and shared. Leaves out sampling: everything here is greedy.
+Takes prompts as tokens and gives answers, first-token logits, states at the prompt's end and traces. Each
+sequence is steered by its own gate. What the prompts have in common at their beginning (the chat template's
+system part) is decoded once and shared. Leaves out sampling: everything here is greedy.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from llama_cpp import llama_cpp as llama_api
 from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.fingerprint import ModelFingerprint
 from edge_eds.energy.settings import Steering
-from edge_eds.errors import PromptTooLongError, SteeringError
+from edge_eds.errors import PromptTooLongError, SettingsError, SteeringError
 from edge_eds.runtime.chat_prompt import Message, render_chat
 from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.hooks import armed
 from edge_eds.runtime.program import HookProgram, capture_program, steering_program
 from edge_eds.runtime.session import EdgeLlama
-from edge_eds.runtime.trace import DECISIONS, Trace
+from edge_eds.runtime.trace import Trace
 
 _N_BATCH = 512
 FloatArray = npt.NDArray[np.float32]
@@ -79,16 +79,10 @@ class _ParallelLlama(EdgeLlama):
         self._n_sequences = n_sequences
         super().__init__(*args, **kwargs)
 
-    @property
-    def context_params(self) -> llama_api.llama_context_params:
-        """The context's parameters."""
-        return EdgeLlama.context_params.fget(self)  # type: ignore[attr-defined]
-
-    @context_params.setter
-    def context_params(self, params: llama_api.llama_context_params) -> None:
+    def _prepare_context(self, params: llama_api.llama_context_params) -> None:
+        super()._prepare_context(params)
         params.n_seq_max = self._n_sequences
         params.kv_unified = True  # rows then stay in batch order, which the hook counts on
-        EdgeLlama.context_params.fset(self, params)  # type: ignore[attr-defined]
 
 
 class BatchRunner:
@@ -104,6 +98,7 @@ class BatchRunner:
 
     Raises:
         ModelError, EnergyFileError: as EdgeLlama.
+        SettingsError: n_parallel out of its range.
     """
 
     def __init__(
@@ -116,6 +111,8 @@ class BatchRunner:
         energy: EnergyFile | None = None,
         chat_format: str | None = None,
     ) -> None:
+        if not 1 <= n_parallel < _N_BATCH:
+            raise SettingsError(f"n_parallel is {n_parallel}, expected 1 to {_N_BATCH - 1}")
         self.files = files
         self.fingerprint = ModelFingerprint.from_gguf(files.gguf, files.lora)
         self._n_ctx_sequence = n_ctx
@@ -182,27 +179,33 @@ class BatchRunner:
             prompts: token ids, one list a prompt.
             max_new_tokens: at least 1.
             steering: None answers plainly.
-            capture_layers: layers whose state at the prompt's last token is kept (as the model computes it, after
-                any steering of that layer).
+            capture_layers: layers whose state at the prompt's last token is kept (as the model computes it,
+                after any steering of that layer).
             want_logits: keep the logits of the first new token.
             on_done: called with the prompt's index and its answer as soon as it is complete.
 
         Raises:
-            PromptTooLongError: a prompt that does not fit its part of the context, before anything is decoded.
-            SteeringError: steering was asked for and did not happen.
+            PromptTooLongError: a prompt that does not fit its part of the context; nothing was decoded.
+            SettingsError: max_new_tokens below 1; settings that do not fit the energies.
+            SteeringError: steering was asked for and did not happen; a layer that cannot be captured; an
+                empty prompt.
         """
-        for i, prompt in enumerate(prompts):
+        if max_new_tokens < 1:
+            raise SettingsError(f"max_new_tokens is {max_new_tokens}, expected at least 1")
+        self._llm._check_layers(capture_layers, "capture")
+        token_lists = [list(prompt) for prompt in prompts]
+        for i, prompt in enumerate(token_lists):
             if len(prompt) + max_new_tokens > self._n_ctx_sequence:
                 raise PromptTooLongError(
-                    f"prompt {i + 1}: {len(prompt)} tokens and {max_new_tokens} new ones, but a sequence holds "
-                    f"{self._n_ctx_sequence}; shorten the prompt or raise --ctx"
+                    f"prompt {i + 1}: {len(prompt)} tokens and {max_new_tokens} new ones, but a sequence "
+                    f"holds {self._n_ctx_sequence}; shorten the prompt or raise --ctx"
                 )
-        if any(len(prompt) == 0 for prompt in prompts):
+        if not all(token_lists):
             raise SteeringError("a prompt is empty: it has no tokens")
         program = self._program(steering)
         run = _Run(self, program, max_new_tokens, tuple(capture_layers), want_logits)
-        with run.prefix_shared(prompts):
-            return run.all(prompts, on_done)
+        with run.prefix_shared(token_lists):
+            return run.all(token_lists, on_done)
 
     def _program(self, steering: Steering | None) -> HookProgram | None:
         if steering is None or steering.strength == 0:
@@ -227,32 +230,33 @@ class _Run:
         want_logits: bool,
     ) -> None:
         self.runner, self.program = runner, program
-        self.max_new_tokens, self.capture_layers, self.want_logits = max_new_tokens, capture_layers, want_logits
+        self.max_new_tokens = max_new_tokens
+        self.capture_layers, self.want_logits = capture_layers, want_logits
         self.llm, self.memory = runner._llm, runner._memory
         self.hook = self.llm._hook
         self.prefix: list[int] = []
         self.active: dict[int, _Sequence] = {}  # sequence id = slot
 
     @contextmanager
-    def prefix_shared(self, prompts: Sequence[Sequence[int]]) -> Iterator[None]:
+    def prefix_shared(self, prompts: Sequence[list[int]]) -> Iterator[None]:
         """Decode what all prompts begin with, into a sequence of its own."""
         llama_api.llama_memory_clear(self.memory, True)
         self.hook.set_program(None)
-        if self.runner._shares_prefix and len(prompts) > 1:
-            self.prefix = _common_prefix(prompts)
+        try:
+            if self.runner._shares_prefix and len(prompts) > 1:
+                self.prefix = _common_prefix(prompts)
             for start in range(0, len(self.prefix), _N_BATCH):
                 rows = _Rows()
                 for position in range(start, min(start + _N_BATCH, len(self.prefix))):
                     self._put(rows, self.prefix[position], position, self.runner._n_parallel, output=False)
                 self._decode(rows)
-        try:
             yield
         finally:
             self.hook.set_program(None)
             llama_api.llama_memory_clear(self.memory, True)
 
     def all(
-        self, prompts: Sequence[Sequence[int]], on_done: Callable[[int, Generation], None] | None
+        self, prompts: Sequence[list[int]], on_done: Callable[[int, Generation], None] | None
     ) -> list[Generation]:
         """Keep every sequence busy until all prompts are answered."""
         self.hook.set_program(self.program.native() if self.program else None)
@@ -262,7 +266,7 @@ class _Run:
             for slot in range(self.runner._n_parallel):
                 if slot not in self.active and waiting:
                     index = waiting.pop()
-                    self.active[slot] = self._begin(slot, index, list(prompts[index]))
+                    self.active[slot] = self._begin(slot, index, prompts[index])
             self._step()
             for slot in [slot for slot, sequence in self.active.items() if self._is_over(sequence)]:
                 sequence = self.active.pop(slot)
@@ -276,6 +280,8 @@ class _Run:
         if self.prefix:
             llama_api.llama_memory_seq_cp(self.memory, self.runner._n_parallel, slot, 0, len(self.prefix))
         self.hook.reset_slot(slot)
+        if self.program is not None and self.program.host is not None:
+            self.program.host.reset_slot(slot)
         return _Sequence(index, prompt, n_past=len(self.prefix))
 
     def _step(self) -> None:
@@ -292,7 +298,9 @@ class _Run:
         for slot, sequence in self.active.items():
             if sequence.answer:
                 continue
-            for position in range(sequence.n_past, min(len(sequence.prompt), sequence.n_past + _N_BATCH - rows.n)):
+            for position in range(
+                sequence.n_past, min(len(sequence.prompt), sequence.n_past + _N_BATCH - rows.n)
+            ):
                 is_end = position == len(sequence.prompt) - 1
                 if is_end:
                     outputs[slot] = rows.n
@@ -348,9 +356,8 @@ class _Run:
         records = source.take_trace()
         for slot, sequence in self.active.items():
             sequence.trace.append(records[records["slot"] == slot])
-            read, score, decision = source.gate_state(slot)
-            if read:
-                sequence.trace.gate, sequence.trace.gate_score = DECISIONS[decision], score
+            if sequence.answer:  # else its gate is yet to be read
+                sequence.trace.note_gate(*source.gate_state(slot))
 
     def _is_over(self, sequence: _Sequence) -> bool:
         if not sequence.answer:
@@ -374,10 +381,10 @@ class _Run:
         )
 
 
-def _common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
+def _common_prefix(prompts: Sequence[list[int]]) -> list[int]:
     """What all prompts begin with, one token less than the shortest: every prompt decodes its own end."""
     shortest, longest = min(prompts), max(prompts)  # in lexical order: what these two share, all share
     length = 0
     while length < min(len(shortest), len(longest)) and shortest[length] == longest[length]:
         length += 1
-    return list(shortest[: min(length, min(map(len, prompts)) - 1)])
+    return shortest[: min(length, min(map(len, prompts)) - 1)]

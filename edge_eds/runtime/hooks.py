@@ -18,7 +18,6 @@ from edge_eds.runtime.seam import ggml_functions
 if TYPE_CHECKING:
     from edge_eds.runtime.session import EdgeLlama
 
-_PROBE_ROWS = 2
 IntArray = npt.NDArray[np.int32]
 
 
@@ -36,7 +35,7 @@ class LayerProbe:
 
 
 def new_hook(n_layer: int, n_embd: int) -> _native.Hook:
-    """A hook that does nothing until a program is set; it must outlive the llama.cpp context it is given to."""
+    """A hook that does nothing until a program is set; it must outlive the context that it is given to."""
     return _native.Hook(functions=ggml_functions(), n_layer=n_layer, n_embd=n_embd)
 
 
@@ -52,7 +51,8 @@ def armed(
     """Arm the hook for one llama_decode of n_rows rows, of which `rows` (m,) belong to answers.
 
     Raises:
-        SteeringError: what the program asks for did not happen; a Python function's own exception passes as it is.
+        SteeringError: what the program asks for did not happen; a Python function's own exception passes as
+        it is.
     """
     if program is not None and program.host is not None:
         program.host.begin(slots, offsets)
@@ -65,30 +65,38 @@ def armed(
             raise
         hook.end()
     except _native.HookError as error:
+        _forget_trace(hook, program)
         raise SteeringError(f"steering did not happen: {error}") from error
+    except BaseException:
+        _forget_trace(hook, program)
+        raise
+
+
+def _forget_trace(hook: _native.Hook, program: HookProgram | None) -> None:
+    """Drop the records of a decode that failed: they would be taken for those of the next."""
+    hook.take_trace()
+    if program is not None and program.host is not None:
+        program.host.take_trace()
 
 
 def probe_layers(llm: EdgeLlama, hook: _native.Hook) -> tuple[LayerProbe, ...]:
-    """Decode two tokens and look at every l_out-<il> that llama.cpp offers; leaves an empty timeline."""
+    """Decode a token or two and look at every l_out-<il> that llama.cpp offers; leaves an empty timeline."""
+    # Two tokens in one micro-batch with one output tell rows of tokens from rows of outputs.
+    n_rows = min(2, llm.n_batch, llm.context_params.n_ubatch or llm.n_batch)
     hook.begin_probe()
     try:
-        # All rows are outputs here: a last layer that is pruned to its outputs still shows its type and width.
-        llm._batch.set_batch(batch=_probe_tokens(llm), n_past=0, logits_all=False)
+        llm._batch.set_batch(batch=[max(llm.token_bos(), 0)] * n_rows, n_past=0, logits_all=False)
         llm._ctx.decode(llm._batch)
     finally:
         seen = hook.end_probe()
         llm._ctx.kv_cache_clear()
-    found = {il: (n_embd, n_rows, n_bytes) for il, n_embd, n_rows, n_bytes in seen}
-    n_layer = hook.n_layer
-    return tuple(_judge(il, n_layer, hook.n_embd, found.get(il)) for il in range(n_layer))
+    found = {il: (n_embd, rows, n_bytes) for il, n_embd, rows, n_bytes in seen}
+    return tuple(_judge(il, hook.n_layer, hook.n_embd, n_rows, found.get(il)) for il in range(hook.n_layer))
 
 
-def _probe_tokens(llm: EdgeLlama) -> list[int]:
-    token = max(llm.token_bos(), 0)
-    return [token] * _PROBE_ROWS
-
-
-def _judge(il: int, n_layer: int, n_embd: int, found: tuple[int, int, int] | None) -> LayerProbe:
+def _judge(
+    il: int, n_layer: int, n_embd: int, n_tokens: int, found: tuple[int, int, int] | None
+) -> LayerProbe:
     if found is None:
         reason = f"llama.cpp computes no tensor named l_out-{il} for this architecture"
         return LayerProbe(il, reason, reason)
@@ -101,7 +109,7 @@ def _judge(il: int, n_layer: int, n_embd: int, found: tuple[int, int, int] | Non
         return LayerProbe(il, reason, reason)
     if il == n_layer - 1:
         return LayerProbe(il, refusal="it is the last layer, whose rows llama.cpp prunes to the outputs")
-    if n_rows != _PROBE_ROWS:
-        reason = f"l_out-{il} has {n_rows} rows for {_PROBE_ROWS} tokens, expected one row a token"
+    if n_rows != n_tokens:
+        reason = f"l_out-{il} has {n_rows} rows for {n_tokens} tokens, expected one row a token"
         return LayerProbe(il, reason, reason)
     return LayerProbe(il)

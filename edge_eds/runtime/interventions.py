@@ -53,7 +53,8 @@ class AddVector:
     @property
     def scaled(self) -> FloatArray:
         """scale * vector, float32 (n_embd,)."""
-        return np.asarray(self.vector, dtype=np.float32) * np.float32(self.scale)
+        scaled: FloatArray = np.asarray(self.vector, dtype=np.float32) * np.float32(self.scale)
+        return scaled
 
 
 @dataclass(frozen=True)
@@ -77,16 +78,17 @@ class AblateDirection:
     def unit(self) -> FloatArray:
         """direction / |direction|, float32 (n_embd,)."""
         direction = np.asarray(self.direction, dtype=np.float64)
-        return (direction / np.linalg.norm(direction)).astype(np.float32)
+        unit: FloatArray = (direction / np.linalg.norm(direction)).astype(np.float32)
+        return unit
 
 
 @dataclass(frozen=True)
 class EnergyDescent:
     """Descend one head of one layer's energy at the prompt's last token and every new token, without a gate.
 
-    Each step moves by step_size * |h| (relative) or by step_size (absolute) down the gradient, in the covariance
-    metric where the energy has a subspace and `covariance` is set. Rows whose energy is not above `threshold`
-    keep their bits.
+    Each step moves by step_size * |h| (relative) or by step_size (absolute) down the gradient, in the
+    covariance metric where the energy has a subspace and `covariance` is set. Rows whose energy is not above
+    `threshold` keep their bits.
     """
 
     energy: LayerEnergy = field(repr=False)
@@ -110,6 +112,8 @@ class EnergyDescent:
         for name, value in (("step_size", self.step_size), ("max_shift", self.max_shift)):
             if not (np.isfinite(value) and value >= 0):
                 raise SettingsError(f"EnergyDescent.{name}: expected a finite number >= 0, found {value}")
+        if np.isnan(self.threshold):
+            raise SettingsError("EnergyDescent.threshold: expected a number, found NaN")
         if self.covariance and self.energy.subspace is None:
             raise SettingsError("EnergyDescent.covariance: this energy has no subspace; set covariance=False")
 

@@ -1,7 +1,7 @@
 """Steering with the energies evaluated by ONNX Runtime: any ONNX file with our inputs and outputs.
 
-The same steering as the native core's, for graphs that the native core does not know and for comparing the two. The
-hook calls back into Python for the rows of each layer, so it is slow, and asked for by name.
+The same steering as the native core's, for graphs that the native core does not know and for comparing the
+two. The hook calls back into Python for the rows of each layer, so it is slow, and asked for by name.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from edge_eds.energy.engines import OnnxEngine
 from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.network import Subspace, descend
 from edge_eds.energy.settings import SteeringSpec
+from edge_eds.errors import SteeringError
 from edge_eds.runtime.trace import DECISIONS, HEADS, trace_of
 
 _BENIGN, _HARMFUL = DECISIONS.index("benign"), DECISIONS.index("harmful")
@@ -25,8 +26,8 @@ FloatArray = npt.NDArray[np.float32]
 class OnnxSteering:
     """One energy file with resolved settings, driven row by row from the hook.
 
-    `begin` is told the answers' rows of each decode; the hook then calls the function of each layer with those rows,
-    in order, possibly in several pieces (ubatches).
+    `begin` is told the answers' rows of each decode; the hook then calls the function of each layer with
+    those rows, in order, possibly in several pieces (ubatches).
     """
 
     def __init__(self, file: EnergyFile, spec: SteeringSpec, strength: float) -> None:
@@ -37,6 +38,7 @@ class OnnxSteering:
             for il in spec.layers
         }
         self._heads = file.heads
+        self._steered_heads = {head for il in spec.layers for head in self._heads[il] if head in spec.heads}
         self._slots = np.zeros(0, np.int32)
         self._offsets = np.zeros(0, np.int32)
         self._cursor: dict[int, int] = {}
@@ -51,12 +53,27 @@ class OnnxSteering:
             program.host_function(il, self._layer_function(il), "planned")
 
     def begin(self, slots: npt.NDArray[np.int32], offsets: npt.NDArray[np.int32]) -> None:
-        """Announce the answers' rows (m,) of the coming decode, in row order."""
+        """Announce the answers' rows (m,) of the coming decode, in row order.
+
+        Raises:
+            SteeringError: an answer goes on whose gate was never read.
+        """
         self._slots, self._offsets = slots, offsets
         self._cursor = {}
-        for slot in slots[offsets == 0]:
-            self._scores[int(slot)] = self._spec.gate.bias if self._spec.gate else 0.0
-            self._decisions.pop(int(slot), None)
+        for slot, offset in zip(slots.tolist(), offsets.tolist(), strict=True):
+            if offset == 0:
+                self.reset_slot(slot)
+                self._scores[slot] = self._spec.gate.bias if self._spec.gate else 0.0
+            elif self._spec.gate is not None and slot not in self._scores and self._steers(offset):
+                raise SteeringError(
+                    f"steering did not happen: the answer goes on at offset {offset}, but its gate was never "
+                    "read: decode the prompt's last token under these settings first"
+                )
+
+    def reset_slot(self, slot: int) -> None:
+        """Forget the gate's decision of this answer."""
+        self._scores.pop(slot, None)
+        self._decisions.pop(slot, None)
 
     def gate_state(self, slot: int) -> tuple[bool, float, int]:
         """(read, score, decision) of an answer, as the native hook gives it."""
@@ -74,7 +91,8 @@ class OnnxSteering:
             self._cursor[il] = first + len(rows)
             for i in range(len(rows)):
                 row = rows[i : i + 1]
-                self._edit_row(il, int(self._slots[first + i]), int(self._offsets[first + i]), row)
+                with np.errstate(over="ignore", invalid="ignore"):  # descend raises for what is not finite
+                    self._edit_row(il, int(self._slots[first + i]), int(self._offsets[first + i]), row)
 
         return edit
 
@@ -84,9 +102,9 @@ class OnnxSteering:
             energy = float(self._engine.energy(il, "harm", row)[0])
             self._scores[slot] += spec.gate.weights[il] * energy
             self._records.append((slot, offset, il, HEADS.index("harm"), energy, energy, 0, 0.0))
-        if il not in spec.layers or (spec.n_tokens and offset >= spec.n_tokens):
+        if il not in spec.layers or not self._steers(offset):
             return
-        head = _HEAD_OF_DECISION.get(self._decide(slot, offset))
+        head = _HEAD_OF_DECISION.get(self._decide(slot))
         if head is None or head not in spec.heads or head not in self._heads[il]:
             return
         step_size = spec.step_size * self._strength * spec.decay**offset
@@ -105,21 +123,27 @@ class OnnxSteering:
             row[:] = result.H
         self._records.append(
             (
-                slot, offset, il, HEADS.index(head), float(result.energy_before[0]), float(result.energy_after[0]),
-                int(result.steps[0]), float(result.shift[0]),
+                slot, offset, il, HEADS.index(head), float(result.energy_before[0]),
+                float(result.energy_after[0]), int(result.steps[0]), float(result.shift[0]),
             )
         )  # fmt: skip
 
-    def _decide(self, slot: int, offset: int) -> int:
+    def _steers(self, offset: int) -> bool:
+        spec = self._spec
+        return (offset < spec.n_tokens or not spec.n_tokens) and (spec.decay > 0 or offset == 0)
+
+    def _decide(self, slot: int) -> int:
+        """The decision for an answer; all of its gate layers lie at or below the first that asks."""
         if slot not in self._decisions:
-            if self._spec.gate is None:
-                self._decisions[slot] = _UNGATED
-            elif offset != 0:  # the prompt's end was decoded under other settings
-                return _UNCERTAIN
-            elif self._scores[slot] <= self._spec.gate.benign:
-                self._decisions[slot] = _BENIGN
-            elif self._scores[slot] >= self._spec.gate.harmful:
-                self._decisions[slot] = _HARMFUL
-            else:
-                self._decisions[slot] = _UNCERTAIN
+            gate, decision = self._spec.gate, _UNCERTAIN
+            if gate is None:
+                decision = _UNGATED
+            elif self._scores[slot] <= gate.benign:
+                decision = _BENIGN
+            elif self._scores[slot] >= gate.harmful:
+                decision = _HARMFUL
+            # The native core, too, has no decision to descend a head that no layer has.
+            if decision != _UNCERTAIN and _HEAD_OF_DECISION[decision] not in self._steered_heads:
+                decision = _UNCERTAIN
+            self._decisions[slot] = decision
         return self._decisions[slot]

@@ -1,13 +1,14 @@
 """From settings to what the native hook does: one HookProgram for steering, one for interventions.
 
-Takes an energy file with a user's wish, or a mapping of interventions; gives a HookProgram, which builds the native
-program on demand (capture adds buffers to the same program). Leaves out when it runs (session.py).
+Takes an energy file with a user's wish, or a mapping of interventions; gives a HookProgram, which builds the
+native program on demand (capture adds buffers to the same program). Leaves out when it runs (session.py).
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,15 @@ from edge_eds.energy.engines import native_layer_energy, takes_native
 from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.network import LayerEnergy
 from edge_eds.energy.settings import Steering, SteeringSpec
-from edge_eds.errors import SettingsError
-from edge_eds.runtime.interventions import AblateDirection, AddVector, EnergyDescent, Intervention
+from edge_eds.errors import SettingsError, SteeringError
+from edge_eds.runtime.interventions import (
+    AblateDirection,
+    AddVector,
+    EnergyDescent,
+    FloatArray,
+    Intervention,
+    PythonFunction,
+)
 from edge_eds.runtime.onnx_steering import OnnxSteering
 
 _SCOPES = {"all": "all", "answer": "planned"}
@@ -29,12 +37,12 @@ Captures = Mapping[int, npt.NDArray[np.float32]]  # layer -> (n_rows, n_embd)
 class HookProgram:
     """What the hook does to the rows of a decode.
 
-    Compared by identity: two programs never share rows of a KV cache.
-
     layers: the layers that it reads or writes.
-    steers_answers: some of it happens at the rows of an answer only, so what was written differs from row to row.
-    is_steering: it is the energy steering of a session, not an intervention.
+    steers_answers: some of it happens at the rows of an answer only, so what was written differs from row to
+    row. is_steering: it is the energy steering of a session, not an intervention.
     host: the Python side of the onnx engine, or None.
+    repeatable: the same rows are edited in the same way again; a Python function may do anything.
+    key: programs of one session with equal keys do the same, so that they may share rows of a KV cache.
     """
 
     layers: tuple[int, ...]
@@ -42,9 +50,13 @@ class HookProgram:
     is_steering: bool
     fill: Callable[[_native.Program], None]
     host: OnnxSteering | None = None
+    repeatable: bool = True
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def native(self, captures: Captures | None = None, scope: str = "all") -> _native.Program:
-        """The native program, with capture of the given layers' rows (as `capture_program`) after everything else."""
+        """The native program, with capture of the given layers' rows (as `capture_program`) after everything
+        else.
+        """
         program = _native.Program()
         self.fill(program)
         _add_captures(program, captures or {}, scope)
@@ -52,7 +64,9 @@ class HookProgram:
 
 
 def capture_program(captures: Captures, scope: str = "all") -> _native.Program:
-    """A native program that only reads: the rows of one decode, "all" or the "planned" ones, into `captures`."""
+    """A native program that only reads: the rows of one decode, "all" or the "planned" ones, into
+    `captures`.
+    """
     program = _native.Program()
     _add_captures(program, captures, scope)
     return program
@@ -72,23 +86,29 @@ def steering_program(file: EnergyFile, steering: Steering) -> HookProgram | None
     spec, strength = file.resolve(steering)
     if strength == 0:
         return None
+    if spec.step_size * strength > float(np.finfo(np.float32).max):
+        raise SettingsError(f"step_size {spec.step_size:g} times strength {strength:g} is too large")
     layers = tuple(sorted({*spec.layers, *(spec.gate.layers if spec.gate else ())}))
     if steering.engine == "native" and not takes_native(file):
         raise SettingsError(
             "the engine native runs energies of the form that edge-eds exports, and this file has another; "
             "choose the engine onnx"
         )
-    if steering.engine == "onnx" or not takes_native(file):
-        host = OnnxSteering(file, spec, strength)
-        return HookProgram(layers, True, True, host.fill, host)
-    return HookProgram(layers, True, True, _native_filler(file, spec, strength))
+    host = OnnxSteering(file, spec, strength) if steering.engine == "onnx" or not takes_native(file) else None
+    fill = host.fill if host else _native_filler(file, spec, strength)
+    key = f"{'onnx' if host else 'native'} {strength} {spec.to_json()}"
+    return HookProgram(layers, steers_answers=True, is_steering=True, fill=fill, host=host, key=key)
 
 
-def _native_filler(file: EnergyFile, spec: SteeringSpec, strength: float) -> Callable[[_native.Program], None]:
+def _native_filler(
+    file: EnergyFile, spec: SteeringSpec, strength: float
+) -> Callable[[_native.Program], None]:
     """Converts the weights once; the function returned can fill any number of programs with them."""
     assert file.energies is not None
     layers = file.energies.layers
-    gate_energies = {il: _native_energy(layers[il], ("harm",)) for il in (spec.gate.weights if spec.gate else ())}
+    gate_energies = {
+        il: _native_energy(layers[il], ("harm",)) for il in (spec.gate.weights if spec.gate else ())
+    }
     energies = {il: _native_energy(layers[il], spec.heads) for il in spec.layers}
 
     def fill(program: _native.Program) -> None:
@@ -106,7 +126,9 @@ def _native_filler(file: EnergyFile, spec: SteeringSpec, strength: float) -> Cal
             max_shift=spec.max_shift,
         )
         for il in spec.layers:
-            program.energy_descent(il, energies[il], _of_layer(spec.thresholds, il), _of_layer(spec.targets, il))
+            program.energy_descent(
+                il, energies[il], _of_layer(spec.thresholds, il), _of_layer(spec.targets, il)
+            )
 
     return fill
 
@@ -114,7 +136,9 @@ def _native_filler(file: EnergyFile, spec: SteeringSpec, strength: float) -> Cal
 def _native_energy(layer: LayerEnergy, heads: Sequence[str]) -> _native.LayerEnergy:
     """The layer with these heads only: the native core descends any head that it is given."""
     return native_layer_energy(
-        LayerEnergy(layer.il, layer.subspace, {head: layer.heads[head] for head in heads if head in layer.heads})
+        LayerEnergy(
+            layer.il, layer.subspace, {head: layer.heads[head] for head in heads if head in layer.heads}
+        )
     )
 
 
@@ -129,17 +153,20 @@ def intervention_program(interventions: Mapping[int, Sequence[Intervention]], n_
         SettingsError: a vector or an energy of another width than the model's; descents with different steps.
     """
     descents: list[EnergyDescent] = []
-    steers_answers = False
+    steers_answers, repeatable = False, True
     for il, sequence in interventions.items():
         for intervention in sequence:
             _check_width(il, intervention, n_embd)
-            steers_answers |= getattr(intervention, "rows", "all") == "answer"
+            if isinstance(intervention, AddVector | AblateDirection | EnergyDescent):
+                steers_answers |= intervention.rows == "answer"
+            else:
+                repeatable = False
             if isinstance(intervention, EnergyDescent):
                 descents.append(intervention)
     if len({descent.schedule for descent in descents}) > 1:
         raise SettingsError(
-            "the EnergyDescents of one `intervening` share steps, step_size, relative, covariance and max_shift; "
-            "found different ones"
+            "the EnergyDescents of one `intervening` share steps, step_size, relative, covariance and "
+            "max_shift; found different ones"
         )
 
     def fill(program: _native.Program) -> None:
@@ -158,7 +185,9 @@ def intervention_program(interventions: Mapping[int, Sequence[Intervention]], n_
             for intervention in sequence:
                 _add(program, il, intervention)
 
-    return HookProgram(tuple(interventions), steers_answers, False, fill)
+    return HookProgram(
+        tuple(interventions), steers_answers, is_steering=False, fill=fill, repeatable=repeatable
+    )
 
 
 def _check_width(il: int, intervention: Intervention, n_embd: int) -> None:
@@ -176,7 +205,9 @@ def _check_width(il: int, intervention: Intervention, n_embd: int) -> None:
             f"found {type(intervention).__name__}"
         )
     if width != n_embd:
-        raise SettingsError(f"layer {il}: {type(intervention).__name__} is {width} wide, expected n_embd = {n_embd}")
+        raise SettingsError(
+            f"layer {il}: {type(intervention).__name__} is {width} wide, expected n_embd = {n_embd}"
+        )
 
 
 def _add(program: _native.Program, il: int, intervention: Intervention) -> None:
@@ -190,4 +221,22 @@ def _add(program: _native.Program, il: int, intervention: Intervention) -> None:
         alone = LayerEnergy(intervention.energy.il, intervention.energy.subspace, {"merged": head})
         program.energy_descent(il, native_layer_energy(alone), {"merged": intervention.threshold}, {})
     else:
-        program.host_function(il, intervention, "all")
+        program.host_function(il, _checked(il, intervention), "all")
+
+
+def _checked(il: int, function: PythonFunction) -> PythonFunction:
+    """The function, with an error that says what is wrong with what it returns."""
+
+    def edit(rows: FloatArray) -> FloatArray | None:
+        result = function(rows)
+        if result is None:
+            return None
+        edited = np.asarray(result)
+        if edited.shape != rows.shape or edited.dtype.kind not in "fiu":
+            raise SteeringError(
+                f"layer {il}: the function was given rows of shape {rows.shape} and returned "
+                f"{type(result).__name__} of shape {edited.shape}; expected None or as many numbers"
+            )
+        return np.ascontiguousarray(edited, dtype=np.float32)
+
+    return edit

@@ -1,15 +1,16 @@
 """EdgeLlama: a llama_cpp.Llama whose hidden states can be read and steered while it decodes.
 
-A session is one mutable timeline: the KV cache, the tokens in it, and the hook that llama.cpp calls for every node
-of its graph. The session knows what the hook cannot: which rows of a decode are the prompt's last token and which
-are new tokens, and which rows of the KV cache were made under other settings. It leaves out what to do to a row
-(program.py, the native core) and several sequences at once (batch.py).
+A session is one mutable timeline: the KV cache, the tokens in it, and the hook that llama.cpp calls for every
+node of its graph. The session knows what the hook cannot: which rows of a decode are the prompt's last token
+and which are new tokens, and which rows of the KV cache were made under other settings. It leaves out what to
+do to a row (program.py, the native core) and several sequences at once (batch.py).
 """
 
 from __future__ import annotations
 
 import ctypes
 import inspect
+import uuid
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,16 +30,18 @@ from edge_eds.errors import ModelError, PromptTooLongError, SteeringError
 from edge_eds.runtime.energies import find_energy_file
 from edge_eds.runtime.hooks import LayerProbe, armed, new_hook, probe_layers
 from edge_eds.runtime.interventions import Intervention
-from edge_eds.runtime.model_file import CHAT_TEMPLATE_KEY, check_chat_model, hook_shape
+from edge_eds.runtime.model_file import CHAT_TEMPLATE_KEY, check_adapter, check_chat_model, hook_shape
 from edge_eds.runtime.program import (
     HookProgram,
     capture_program,
     intervention_program,
     steering_program,
 )
-from edge_eds.runtime.trace import DECISIONS, Trace
+from edge_eds.runtime.trace import Trace
 
 _SLOT = 0  # a session has one timeline, so one answer at a time
+_PLAIN = "plain"  # origin of rows that nothing was done to
+_UNKNOWN = ""  # origin of rows that nothing is known of
 
 
 class EdgeLlama(Llama):
@@ -46,14 +49,17 @@ class EdgeLlama(Llama):
 
     Args:
         model_path: a GGUF file.
-        energy: "auto" looks for NAME.energy.onnx beside the model and in the user's data folder; a path names the
-            energy file; None loads none (an unsteered session, which can still capture and intervene).
+        energy: "auto" looks for NAME.energy.onnx beside the model and in the user's data folder; a path
+            names the energy file; None loads none (an unsteered session, which can still capture and
+            intervene).
         steering: settings at the start; None means as the energy file was tuned.
         llama_args: every argument of llama_cpp.Llama, unchanged.
 
     Raises:
-        ModelError: the file is no GGUF, is no chat model, or its layers cannot be read.
+        ModelError: the file is no GGUF, is no chat model, or its layers cannot be read; the adapter is none,
+            or one of another model.
         EnergyFileError: the energy file is missing, broken, or made for another model.
+        SteeringError: steering without energies, or of a layer that cannot be steered, with the reason.
     """
 
     def __init__(
@@ -69,6 +75,9 @@ class EdgeLlama(Llama):
         n_layer, n_embd = hook_shape(header)
         self._energy_source = energy
         self._chosen_chat_format = bool(llama_args.get("chat_format") or llama_args.get("chat_handler"))
+        if llama_args.get("lora_path") is not None:
+            llama_args["lora_path"] = str(llama_args["lora_path"])
+            check_adapter(read_gguf_header(llama_args["lora_path"]), header)
         self._hook = new_hook(n_layer, n_embd)
         self._program: HookProgram | None = None
         self._energy_file = self._find_energies(energy, Path(model_path), llama_args.get("lora_path"))
@@ -76,16 +85,24 @@ class EdgeLlama(Llama):
             super().__init__(str(model_path), **llama_args)
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"{model_path}: llama.cpp could not load it: {error}") from error
-        self._made_under: HookProgram | None = None  # what the rows in the KV cache were decoded under
-        self._n_reusable = 0  # leading rows that these settings would make again, bit for bit
+        if self.lora_path is not None and not self._lora_adapter:
+            raise ModelError(
+                f"{self.lora_path}: llama.cpp could not apply this adapter to {model_path}; expected one "
+                "that was made for this model"
+            )
+        # llama.cpp rounds n_ctx up, and llama_cpp.Llama keeps room for as many tokens as were asked for.
+        self._n_ctx = min(self._n_ctx, len(self.input_ids))
+        self._name = uuid.uuid4().hex  # programs of another session steer with other energies
+        self._made_under = _UNKNOWN  # origin of the rows in the KV cache
+        self._n_reusable = 0  # leading rows that this origin would make again
         self._answer_start: int | None = None  # position of the prompt's last token; None until it is decoded
         self._trace = Trace()
         self.layers: tuple[LayerProbe, ...] = probe_layers(self, self._hook)
-        self._steering = steering or Steering()
-        if self._energy_file is not None:
-            self._set_program(self._steering_program(self._steering))
+        self._steering = steering or Steering(strength=0 if self._energy_file is None else 1)
+        self._set_program(self._steering_program(self._steering))
 
-    # llama_cpp.Llama sets this attribute in its constructor, before it creates the context: the hook goes in here.
+    # llama_cpp.Llama sets this attribute in its constructor, before it creates the context: the hook goes in
+    # here.
     @property
     def context_params(self) -> llama_api.llama_context_params:
         """The context's parameters, with the hook as their evaluation callback."""
@@ -93,9 +110,12 @@ class EdgeLlama(Llama):
 
     @context_params.setter
     def context_params(self, params: llama_api.llama_context_params) -> None:
-        params.cb_eval = ctypes.cast(self._hook.callback_address, llama_api.ggml_backend_sched_eval_callback)
-        params.cb_eval_user_data = self._hook.user_data
+        self._prepare_context(params)
         self._context_params = params
+
+    def _prepare_context(self, params: llama_api.llama_context_params) -> None:
+        params.cb_eval = ctypes.cast(self._hook.callback_address, llama_api.ggml_backend_sched_eval_callback)
+        params.cb_eval_user_data = ctypes.c_void_p(self._hook.user_data)
 
     @staticmethod
     def _find_energies(
@@ -108,7 +128,7 @@ class EdgeLlama(Llama):
         energy.check_fingerprint(ModelFingerprint.from_gguf(model_path, lora_path))
         return energy
 
-    # -- settings ---------------------------------------------------------------------------------------------
+    # -- settings
 
     @property
     def energy_file(self) -> EnergyFile | None:
@@ -155,7 +175,9 @@ class EdgeLlama(Llama):
             SteeringError: a layer that cannot be steered, with the reason.
             SettingsError: a vector of another width than the model's.
         """
-        by_layer = {il: given if isinstance(given, Sequence) else (given,) for il, given in interventions.items()}
+        by_layer = {
+            il: given if isinstance(given, Sequence) else (given,) for il, given in interventions.items()
+        }
         self._check_layers(by_layer, "edit")
         with self._programmed(intervention_program(by_layer, self.n_embd())):
             yield self
@@ -170,17 +192,27 @@ class EdgeLlama(Llama):
             self._set_program(previous)
 
     def _set_program(self, program: HookProgram | None) -> None:
-        self._program = program
         self._hook.set_program(program.native() if program else None)
+        self._program = program
+        self._forget_gate()
+
+    def _forget_gate(self) -> None:
         self._hook.reset_slot(_SLOT)
+        if self._program is not None and self._program.host is not None:
+            self._program.host.reset_slot(_SLOT)
+
+    @property
+    def _origin(self) -> str:
+        """What rows that are decoded now are made under; equal origins make equal rows of equal tokens."""
+        return _PLAIN if self._program is None else f"{self._name}/{self._program.key}"
 
     def _steering_program(self, steering: Steering) -> HookProgram | None:
         if self._energy_file is None:
             if steering.strength == 0:
                 return None
             raise SteeringError(
-                "steering was asked for, but this session has no energies; pass energy=PATH, or make them with "
-                "`edge-eds fit MODEL`"
+                "steering was asked for, but this session has no energies; pass energy=PATH, or make them "
+                "with `edge-eds fit MODEL`"
             )
         program = steering_program(self._energy_file, steering)
         if program is not None:
@@ -190,15 +222,17 @@ class EdgeLlama(Llama):
     def _check_layers(self, layers: Iterable[int], what: str) -> None:
         for il in layers:
             if not 0 <= il < len(self.layers):
-                raise SteeringError(f"cannot {what} layer {il}: the model has layers 0 to {len(self.layers) - 1}")
+                raise SteeringError(
+                    f"cannot {what} layer {il}: the model has layers 0 to {len(self.layers) - 1}"
+                )
             if self.layers[il].refusal:
                 raise SteeringError(f"cannot {what} layer {il}: {self.layers[il].refusal}")
 
-    # -- the timeline -----------------------------------------------------------------------------------------
+    # -- the timeline
 
     def reset(self) -> None:
         """Begin a new timeline; the last row of the next `eval` is the end of its prompt."""
-        super().reset()
+        super().reset()  # type: ignore[no-untyped-call]
         self._answer_start = None
         self._n_reusable = 0
 
@@ -208,10 +242,12 @@ class EdgeLlama(Llama):
         Outside of `generate`, the first call after `reset` is the prompt, and all that follow are new tokens.
 
         Raises:
+            PromptTooLongError: more tokens than the context has room for.
             SteeringError: steering was asked for and did not happen; the session stays usable.
         """
         if not len(tokens):
             return
+        self._check_length(self.n_tokens + len(tokens), "the tokens of the timeline")
         if self._answer_start is None:
             self._begin_answer(self.n_tokens + len(tokens) - 1)
         for start in range(0, len(tokens), self.n_batch):
@@ -227,16 +263,34 @@ class EdgeLlama(Llama):
                 self._requires_eval = True
                 raise
 
-    def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Generator[int, Sequence[int] | None, None]:
-        """As llama_cpp.Llama.generate, steered: the last of `tokens` is the end of the prompt."""
-        reset = inspect.signature(Llama.generate).bind(self, tokens, *args, **kwargs).arguments.get("reset", True)
+    def generate(
+        self, tokens: Sequence[int], *args: Any, **kwargs: Any
+    ) -> Generator[int, Sequence[int] | None, None]:
+        """As llama_cpp.Llama.generate, steered: the last of `tokens` is the end of the prompt.
+
+        Ends when the context is full.
+        """
+        reset = (
+            inspect.signature(Llama.generate).bind(self, tokens, *args, **kwargs).arguments.get("reset", True)
+        )
         tokens = list(tokens)
         if reset:
             self._drop_foreign_rows()
             self._begin_answer(len(tokens) - 1)
-        else:
+        elif tokens:  # none: the answer that has begun goes on
             self._begin_answer(self.n_tokens + len(tokens) - 1)
-        yield from super().generate(tokens, *args, **kwargs)
+        n_room = self._n_ctx - len(tokens) - (0 if reset else self.n_tokens)
+        answer = super().generate(tokens, *args, **kwargs)
+        forced: Sequence[int] | None = None
+        while True:
+            try:
+                token = answer.send(forced)
+            except StopIteration:
+                return
+            forced = yield token
+            n_room -= 1 + len(forced or ())
+            if n_room < 0:  # the row of this token would be one more than the context holds
+                return
 
     def create_completion(self, prompt: str | list[int], *args: Any, **kwargs: Any) -> Any:
         """As llama_cpp.Llama.create_completion.
@@ -244,8 +298,10 @@ class EdgeLlama(Llama):
         Raises:
             PromptTooLongError: the prompt leaves no room for an answer in the context.
         """
-        n_prompt = len(self.tokenize(prompt.encode("utf-8"), special=True) if isinstance(prompt, str) else prompt)
-        self._check_length(n_prompt + 1)
+        n_prompt = len(
+            self.tokenize(prompt.encode("utf-8"), special=True) if isinstance(prompt, str) else prompt
+        )
+        self._check_length(n_prompt + 1, "the prompt and one new token")
         return super().create_completion(prompt, *args, **kwargs)
 
     def create_chat_completion(self, *args: Any, **kwargs: Any) -> Any:
@@ -266,55 +322,73 @@ class EdgeLlama(Llama):
         """
         if not self.has_chat_template and not self._chosen_chat_format:
             raise ModelError(
-                f"{self.model_path}: the GGUF has no chat template; choose a format that the model was trained on "
-                "with --chat-format NAME (chat_format= in Python), for example chatml or llama-2"
+                f"{self.model_path}: the GGUF has no chat template; choose a format that the model was "
+                "trained on with --chat-format NAME (chat_format= in Python), for example chatml or llama-2"
             )
         if self.chat_handler is not None:
             return self.chat_handler
-        if self.chat_format in self._chat_handlers:
-            return self._chat_handlers[self.chat_format]
+        chat_format = str(self.chat_format)  # llama_cpp.Llama has chosen one where the user did not
+        if chat_format in self._chat_handlers:
+            return self._chat_handlers[chat_format]
         try:
-            return llama_chat_format.get_chat_completion_handler(self.chat_format)
+            return llama_chat_format.get_chat_completion_handler(chat_format)
         except LlamaChatCompletionHandlerNotFoundException as error:
             raise ModelError(
-                f"{self.chat_format!r} is no chat format of llama-cpp-python; for example chatml or llama-2"
+                f"{chat_format!r} is no chat format of llama-cpp-python; for example chatml or llama-2"
             ) from error
+
+    def close(self) -> None:
+        """As llama_cpp.Llama.close; also for a session whose constructor raised."""
+        if hasattr(self, "_stack"):
+            super().close()
 
     def save_state(self) -> LlamaState:
         """As llama_cpp.Llama.save_state; the state remembers what its rows were made under."""
         state = super().save_state()
-        state.edge_eds_origin = (self._made_under, self._n_reusable)
+        origin = (self._made_under, self._n_reusable, self._answer_start)
+        state.edge_eds_origin = origin  # type: ignore[attr-defined]
         return state
 
     def load_state(self, state: LlamaState) -> None:
-        """As llama_cpp.Llama.load_state; rows of unknown origin will not be reused."""
+        """As llama_cpp.Llama.load_state; rows of unknown origin will not be reused.
+
+        What the gate decided is not part of a state: `eval` goes on with a steered answer only where its
+        tokens are no longer steered, and raises SteeringError elsewhere. `generate` begins a new answer.
+        """
         super().load_state(state)
-        self._made_under, self._n_reusable = getattr(state, "edge_eds_origin", (None, 0))
+        origin = getattr(state, "edge_eds_origin", (_UNKNOWN, 0, None))
+        self._made_under, self._n_reusable, self._answer_start = origin
+        self._forget_gate()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "energy": self._energy_source, "steering": self._steering}
+        state = dict(super().__getstate__())  # type: ignore[no-untyped-call]
+        state |= {"energy": self._energy_source, "steering": self._steering}
+        if not self._chosen_chat_format:
+            state["chat_format"] = None  # what llama_cpp.Llama fell back to is not what the user chose
+        return state
 
-    def _check_length(self, n_tokens: int) -> None:
+    def _check_length(self, n_tokens: int, what: str) -> None:
         if n_tokens > self._n_ctx:
             raise PromptTooLongError(
-                f"the prompt and one new token take {n_tokens} tokens and the context holds {self._n_ctx}; "
+                f"{what} take {n_tokens} tokens and the context holds {self._n_ctx}; "
                 "shorten the prompt or raise --ctx (n_ctx= in Python)"
             )
 
     def _begin_answer(self, start: int) -> None:
         self._answer_start = start
         self._trace = Trace()
-        self._hook.reset_slot(_SLOT)
+        self._forget_gate()
 
     def _drop_foreign_rows(self) -> None:
         """Shorten the timeline to the rows that the present settings would make again.
 
-        Under other settings that is none, even where a row kept its bits: a prompt decoded in other pieces gives
-        other rounding, and the answer would then depend on what was asked before.
+        Under other settings that is none, even where a row kept its bits: a prompt decoded in other pieces
+        gives other rounding, and the answer would then depend on what was asked before.
         """
-        if self._program is not self._made_under:
-            self.n_tokens = 0
-        self.n_tokens = min(self.n_tokens, self._n_reusable)
+        n_reusable = self._n_reusable if self._made_under == self._origin else 0
+        if n_reusable < self.n_tokens:
+            self.n_tokens = n_reusable
+            self._requires_eval = True  # the logits that lie ready are those of a row that is gone
         if self._program is not None and self._program.steers_answers:
             self._requires_eval = True  # logits that lie ready were not steered for this answer
 
@@ -332,32 +406,35 @@ class EdgeLlama(Llama):
         slots = np.full(len(rows), _SLOT, dtype=np.int32)
         with armed(self._hook, program, n_rows, rows, slots, offsets):
             yield
-        written = self._hook.first_row_written if program.steers_answers else -1
-        self._note_rows(first, n_rows if written < 0 else written)
-        if program.steers_answers:
+        if not program.repeatable:
+            self._note_rows(first, 0)
+        else:
+            written = self._hook.first_row_written if program.steers_answers else -1
+            self._note_rows(first, n_rows if written < 0 else written)
+        if program.steers_answers and len(rows):
             source = program.host or self._hook
+            self._trace.rewind(int(offsets[0]))  # a draft's rows that were taken back
             self._trace.append(source.take_trace())
-            read, score, decision = source.gate_state(_SLOT)
-            if read:
-                self._trace.gate, self._trace.gate_score = DECISIONS[decision], score
+            self._trace.note_gate(*source.gate_state(_SLOT))
 
     def _note_rows(self, first: int, n_reusable: int) -> None:
         """Remember that of the rows decoded from position `first` on, the first n_reusable can be reused."""
         if first == 0:
-            self._made_under, self._n_reusable = self._program, 0
-        if self._program is self._made_under and self._n_reusable >= first:
+            self._made_under, self._n_reusable = self._origin, 0
+        if self._origin == self._made_under and self._n_reusable >= first:
             self._n_reusable = first + n_reusable
         else:
             self._n_reusable = min(self._n_reusable, first)
 
-    # -- capture ----------------------------------------------------------------------------------------------
+    # -- capture
 
     def capture(
         self, text: str | Sequence[int], layers: Sequence[int] | None = None
     ) -> dict[int, npt.NDArray[np.float32]]:
         """Block outputs of every token, evaluated from an empty cache without energy steering.
 
-        Inside `intervening` the rows are captured after the interventions. Clears the session's timeline.
+        Inside `intervening` the rows are captured after the interventions, with the last token as the
+        prompt's end. Clears the session's timeline.
 
         Args:
             text: text (tokenized with special tokens) or token ids.
@@ -378,10 +455,9 @@ class EdgeLlama(Llama):
             raise SteeringError(f"cannot capture layer {last}: {self.layers[last].unreadable}")
         if not tokens:
             raise SteeringError("cannot capture an empty text: it has no tokens")
-        self._check_length(len(tokens))
+        self._check_length(len(tokens), "the rows to capture")
         states = {il: np.empty((len(tokens), self.n_embd()), dtype=np.float32) for il in wanted}
         program = None if self._program is None or self._program.is_steering else self._program
-        none = np.zeros(0, dtype=np.int32)
         self.reset()
         self._ctx.kv_cache_clear()
         try:
@@ -391,9 +467,13 @@ class EdgeLlama(Llama):
                 self._hook.set_program(program.native(rows) if program else capture_program(rows))
                 # The last layer's rows are pruned to the outputs, so it is read with every row an output.
                 self._batch.set_batch(batch=chunk, n_past=start, logits_all=last in wanted)
-                with armed(self._hook, program, len(chunk), none, none, none):
+                end = [len(chunk) - 1] if start + len(chunk) == len(tokens) else []
+                answer_rows = np.asarray(end, dtype=np.int32)
+                slots, offsets = np.full_like(answer_rows, _SLOT), np.zeros_like(answer_rows)
+                with armed(self._hook, program, len(chunk), answer_rows, slots, offsets):
                     self._ctx.decode(self._batch)
         finally:
+            self._hook.take_trace()
             self._set_program(self._program)
             self._ctx.kv_cache_clear()
         return states

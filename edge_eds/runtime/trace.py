@@ -45,7 +45,8 @@ class Trace:
     """The trace of one answer.
 
     gate: "benign" (E_fr is descended), "harmful" (E_jb is descended), "uncertain" (nothing is), "ungated", or
-    None while it has not been read. gate_score: what the gate compared with its thresholds.
+    None while it has not been read. gate_score: what the gate compared with its thresholds; None without a
+    gate.
     """
 
     records: np.ndarray[Any, np.dtype[Any]] = field(default_factory=lambda: np.zeros(0, TRACE_DTYPE))
@@ -57,10 +58,22 @@ class Trace:
         if len(records):
             self.records = np.concatenate([self.records, records.astype(TRACE_DTYPE, copy=False)])
 
+    def rewind(self, offset: int) -> None:
+        """Forget the tokens from this offset on: their rows are decoded again, perhaps as other tokens."""
+        self.records = self.records[self.records["offset"] < offset]
+
+    def note_gate(self, read: bool, score: float, decision: int) -> None:
+        """Take over what the hook says of the gate: an index into DECISIONS, and the score if it was read."""
+        if DECISIONS[decision] == "ungated":
+            self.gate = "ungated"
+        elif read:
+            self.gate, self.gate_score = DECISIONS[decision], score
+
     @property
     def descents(self) -> np.ndarray[Any, np.dtype[Any]]:
         """Records of descents, without the gate's readings."""
-        return self.records[self.records["head"] != GATE_HEAD]
+        records: np.ndarray[Any, np.dtype[Any]] = self.records[self.records["head"] != GATE_HEAD]
+        return records
 
     @property
     def touched_tokens(self) -> int:
@@ -81,7 +94,9 @@ class Trace:
     def tokens(self) -> list[TokenTrace]:
         """One entry for each token at which an energy was read, in order."""
         descents = self.descents
-        return [self._token(descents[descents["offset"] == offset]) for offset in np.unique(descents["offset"])]
+        return [
+            self._token(descents[descents["offset"] == offset]) for offset in np.unique(descents["offset"])
+        ]
 
     def _mean(self, name: str) -> float | None:
         written = self.descents[self.descents["steps"] > 0]
