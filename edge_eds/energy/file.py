@@ -45,11 +45,11 @@ class EnergyFile:
 
     fingerprint: ModelFingerprint
     spec: SteeringSpec
-    energies: EnergyModel | None
-    foreign: onnx.ModelProto | None = None
+    energies: EnergyModel | None = field(repr=False)
+    foreign: onnx.ModelProto | None = field(default=None, repr=False)
     prompt_set_hash: str = ""
     seed: int = 0
-    scores: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Any] = field(default_factory=dict, repr=False)
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -66,10 +66,10 @@ class HiddenLayer:
     W (n_out, n_in); b, gamma, beta (n_out,).
     """
 
-    W: Float32Array
-    b: Float32Array
-    gamma: Float32Array | None = None
-    beta: Float32Array | None = None
+    W: Float32Array = field(repr=False)
+    b: Float32Array = field(repr=False)
+    gamma: Float32Array | None = field(default=None, repr=False)
+    beta: Float32Array | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "W", _frozen("W", self.W, (None, None)))
@@ -103,8 +103,8 @@ class _Saved(NamedTuple):
 class HeadWeights:
     """One energy MLP: hidden blocks, then E = w . x + c. No hidden block makes a linear head. w (n_last,)."""
 
-    hidden: tuple[HiddenLayer, ...]
-    w: Float32Array
+    hidden: tuple[HiddenLayer, ...] = field(repr=False)
+    w: Float32Array = field(repr=False)
     c: float = 0.0
 
     def __post_init__(self) -> None:
@@ -163,9 +163,9 @@ class Subspace:
     mu (n_embd,); P (r, n_embd) with orthonormal rows; s (r,) > 0, the spread along each row.
     """
 
-    mu: Float32Array
-    P: Float32Array
-    s: Float32Array
+    mu: Float32Array = field(repr=False)
+    P: Float32Array = field(repr=False)
+    s: Float32Array = field(repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "P", _frozen("P", self.P, (None, None)))

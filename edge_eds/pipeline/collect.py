@@ -39,7 +39,7 @@ class CollectSettings:
     """max_new_tokens: how much of each answer is generated and judged. splits: which of the prompts are
     collected."""
 
-    max_new_tokens: int = 24
+    max_new_tokens: int = 20
     splits: tuple[str, ...] = ("train", "validation")
 
 

@@ -215,7 +215,7 @@ def _fit_gate_layer(collection: Collection, il: int, labels: Labels, ridges: Seq
     worse.
     """
     states = collection.layer(il).astype(np.float64)
-    rows, valid = labels.train & ~labels.ordinary, labels.validation & ~labels.ordinary
+    rows, valid = labels.train, labels.validation & ~labels.ordinary
     mean, spread = states[rows].mean(axis=0), states[rows].std(axis=0) + 1e-6
     x = (states - mean) / spread
     y = np.where(labels.harmful, 1.0, -1.0)

@@ -185,16 +185,20 @@ def tune(
         steering = bed.steering(head, force)
         changed_wrong = bed.refused(wrong, steering) != (head == "fr")
         changed_right = bed.refused(right, steering) != (head == "fr")
-        front = _front(head, scores[wrong], changed_wrong, scores[right], changed_right)
+        front = gate_front(head, scores[wrong], changed_wrong, scores[right], changed_right)
         allowed = settings.max_lost if head == "fr" else settings.max_new_refusals
-        chosen = max(
-            (point for point in front if point.lost <= allowed), key=lambda point: (point.mended, -point.lost)
-        )
+        chosen = choose_point(front, allowed)
         if chosen.mended > 0:
             reports[head] = HeadReport(head, len(wrong), len(right), effects, forces, front, chosen)
     if not reports or force is None:
         return TuneReport(None)
     return TuneReport(_final_spec(bed, force, reports), tuple(reports.values()))
+
+
+def choose_point(front: Sequence[GatePoint], max_lost: float) -> GatePoint:
+    """The point that mends the most among those that lose at most max_lost; the safer one of equals."""
+    allowed = (point for point in front if point.lost <= max_lost)
+    return max(allowed, key=lambda point: (point.mended, -point.lost))
 
 
 def refusal_log_odds(logits: npt.NDArray[np.float32], refusal_tokens: IndexArray) -> float:
@@ -302,7 +306,7 @@ def _choose_force(
     return grid[best], [(f.step_size, f.n_tokens, share) for f, share in zip(grid, shares, strict=True)]
 
 
-def _front(
+def gate_front(
     head: str,
     wrong_scores: FloatArray,
     changed_wrong: npt.NDArray[np.bool_],

@@ -1,0 +1,92 @@
+"""Training from a collection: states that can be told apart are, others are not, and the gate is calibrated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edge_eds.energy.calibration import auc
+from edge_eds.energy.fingerprint import ModelFingerprint
+from edge_eds.energy.training import HeadRecipe
+from edge_eds.errors import InputError
+from edge_eds.pipeline.collect import Collection, Example
+from edge_eds.pipeline.train import Labels, TrainSettings, gate_scores, head_tasks, train
+
+N_LAYER, N_EMBD, N_PAIRS = 10, 24, 60
+SETTINGS = TrainSettings(steer_rank=8, steer_recipe=HeadRecipe(hidden=(8,), epochs=8))
+
+
+def collection(strength: float, *, refused_share: float = 0.5, seed: int = 0) -> Collection:
+    """Pairs and ordinary prompts whose states carry intent (direction 0) and refusal (direction 1)."""
+    rng = np.random.default_rng(seed)
+    examples, states = [], []
+    for i in range(N_PAIRS):
+        split = "train" if i % 3 else "validation"
+        for intent in ("benign", "harmful", "ordinary"):
+            refused = intent != "ordinary" and rng.random() < (refused_share if intent == "benign" else 0.8)
+            h = rng.normal(size=(N_LAYER - 1, N_EMBD))
+            h[:, 0] += strength * (1 if intent == "harmful" else -1)
+            h[:, 1] += strength * (1 if refused else -1)
+            label = "refusal" if refused else "answer"
+            examples.append(Example(f"{i}-{intent}", str(i), "c", split, intent, "prompt", "answer", label, 1))
+            states.append(h)
+    fingerprint = ModelFingerprint("llama", N_LAYER, N_EMBD, "v", "F32", "none")
+    layers = tuple(range(N_LAYER - 1))
+    return Collection(fingerprint, "hash", layers, tuple(examples), np.asarray(states, dtype=np.float16))
+
+
+def test_what_the_states_carry_is_found() -> None:
+    data = collection(2.0)
+    trained = train(data, SETTINGS)
+    labels = Labels.of(data)
+    assert trained.heads == ("fr", "jb")
+    assert auc(gate_scores(data, trained.energies, trained.gate), labels.harmful) > 0.99
+    tasks = head_tasks(labels)
+    for il in trained.steer_layers:
+        for head in trained.heads:
+            rows = np.flatnonzero(tasks[head].rows & labels.validation)
+            energy = trained.energies.energy(il, head, data.layer(il, rows))
+            assert auc(energy, tasks[head].bad[rows]) > 0.95
+    assert max(trained.gate.layers) < min(trained.steer_layers)
+
+
+def test_noise_is_not_told_apart() -> None:
+    data = collection(0.0)
+    trained = train(data, SETTINGS)
+    labels = Labels.of(data)
+    rows = labels.train & ~labels.ordinary  # fitted to these; on new ones it knows nothing
+    fresh = collection(0.0, seed=1)
+    assert auc(gate_scores(data, trained.energies, trained.gate)[rows], labels.harmful[rows]) > 0.6
+    assert 0.35 < auc(gate_scores(fresh, trained.energies, trained.gate), labels.harmful) < 0.65
+
+
+def test_the_gate_gives_log_odds() -> None:
+    data = collection(0.4)
+    trained = train(data, SETTINGS)
+    labels = Labels.of(data)
+    rows = labels.validation & ~labels.ordinary
+    p = 1 / (1 + np.exp(-gate_scores(data, trained.energies, trained.gate)[rows]))
+    assert p.mean() == pytest.approx(labels.harmful[rows].mean(), abs=0.05)
+    assert 0.05 < p.std() < 0.45
+
+
+def test_the_same_collection_gives_the_same_energies() -> None:
+    data = collection(1.0)
+    first, second = train(data, SETTINGS), train(data, SETTINGS)
+    il = first.steer_layers[0]
+    for head in first.heads:
+        assert np.array_equal(
+            first.energies.energy(il, head, data.layer(il)), second.energies.energy(il, head, data.layer(il))
+        )
+    assert first.gate == second.gate
+
+
+def test_a_model_that_never_refuses_teaches_no_false_refusals() -> None:
+    assert "fr" not in head_tasks(Labels.of(collection(1.0, refused_share=0.0)))
+
+
+def test_too_few_examples_are_an_error() -> None:
+    data = collection(1.0)
+    few = Collection(data.fingerprint, data.prompt_set_hash, data.layers, data.examples[:12], data.states[:12])
+    with pytest.raises(InputError, match="at least"):
+        train(few, SETTINGS)
