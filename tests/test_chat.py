@@ -48,7 +48,7 @@ if sys.platform != "win32":
     import pty
     import termios
 
-SHORT = ("--max-tokens", 6)
+SHORT = ("--max-tokens", 6, "--threads", 1)
 TOUCHED = SteeringReport(
     "benign",
     -2.0,

@@ -10,7 +10,7 @@ import pytest
 from command_line import assert_one_line, edge_eds
 from steered_model import steered_model
 
-SHORT = ("--max-tokens", 6)
+SHORT = ("--max-tokens", 6, "--threads", 1)
 
 
 @pytest.fixture(scope="module")
