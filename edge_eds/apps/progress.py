@@ -53,6 +53,7 @@ def _lines(console: Console) -> Tell:
         stage = what.partition(": ")[0]
         if stage not in begun:
             begun.add(stage)
-            console.print(f"{stage}{f': {total - done} of {total} to do' if total else ''}", highlight=False)
+            found = f" ({done} of {total} are there already)" if done else ""
+            console.print(stage + found, highlight=False, soft_wrap=True)
 
     return tell
