@@ -26,9 +26,7 @@ def inspect_model(wanted: SessionOptions) -> dict[str, Any]:
     fingerprint = ModelFingerprint.from_gguf(files.gguf, files.lora)
     path, file = _energies(wanted.energy, files, fingerprint)
     llm = load_quietly(files, energy=None, n_ctx=MIN_CTX)
-    layers = [
-        {"layer": probe.il, "steerable": not probe.refusal, "reason": probe.refusal} for probe in llm.layers
-    ]
+    layers = [{"layer": probe.il, "steerable": not probe.refusal, "reason": probe.refusal} for probe in llm.layers]
     llm.close()
     return {
         "model": {
@@ -64,9 +62,7 @@ def describe(document: dict[str, Any]) -> str:
     return "\n".join([*lines, *_describe_energy(document["energy"])])
 
 
-def _energies(
-    wanted: str, files: ModelFiles, fingerprint: ModelFingerprint
-) -> tuple[Path | None, EnergyFile | None]:
+def _energies(wanted: str, files: ModelFiles, fingerprint: ModelFingerprint) -> tuple[Path | None, EnergyFile | None]:
     if wanted == "none":
         return None, None
     if wanted == "auto":
@@ -104,7 +100,7 @@ def _describe_energy(energy: dict[str, Any] | None) -> list[str]:
         energy["path"],
         f"  engine        {energy['engine']}",
         f"  steers        {' and '.join(steering['heads'])} in layers {_ranges(steering['layers'])}: "
-        f"{steering['steps']} steps of {size}, {f'first {n_tokens} tokens' if n_tokens else 'every token'}",
+        f"{steering['steps']} steps of {size}, {_first(n_tokens)}",
     ]
     gate = steering["gate"]
     if gate is not None:
@@ -116,8 +112,21 @@ def _describe_energy(energy: dict[str, Any] | None) -> list[str]:
     if energy["prompt_set_hash"]:
         made.insert(0, f"prompt set {energy['prompt_set_hash'][:8]}")
     lines.append(f"  made from     {', '.join(made)}")
-    lines += [f"  {name:13} {json.dumps(value)}" for name, value in energy["scores"].items()]
+    lines += [f"  {name:13} {json.dumps(_rounded(value))}" for name, value in energy["scores"].items()]
     return lines
+
+
+def _first(n_tokens: int) -> str:
+    if n_tokens == 0:
+        return "every token"
+    return "the prompt's end" if n_tokens == 1 else f"the prompt's end and {n_tokens - 1} more"
+
+
+def _rounded(value: Any) -> Any:
+    """Scores with three decimals."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return round(value, 3) if isinstance(value, float) else value
 
 
 def _ranges(numbers: list[int]) -> str:
