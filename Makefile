@@ -40,7 +40,6 @@ test: $(TEST_STAMP)
 
 lint: $(TEST_STAMP) native-test
 	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
 native-test:

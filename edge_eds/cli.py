@@ -81,9 +81,7 @@ def main() -> None:
     """Entry point of the `edge-eds` script."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # a terminal that cannot show a letter still gets the text
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter still gets the text
     try:
         with exit_codes():
             app(prog_name="edge-eds")
@@ -113,9 +111,7 @@ def _version(wanted: bool) -> None:
 
 def _typer(**settings: Any) -> typer.Typer:
     # Plain help text: quick (rich is not imported), the same in a pipe, and quotable in the README.
-    return typer.Typer(
-        add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, **settings
-    )
+    return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, **settings)
 
 
 app = _typer(cls=LazyGroup, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})

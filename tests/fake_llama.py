@@ -40,9 +40,7 @@ class FakeLlama:
         yield
         self.programs.append(self.programs[0])
 
-    def create_chat_completion(
-        self, messages: list[Mapping[str, str]], max_tokens: int, **_: Any
-    ) -> Iterator[Any]:
+    def create_chat_completion(self, messages: list[Mapping[str, str]], max_tokens: int, **_: Any) -> Iterator[Any]:
         if len(rendered(self, messages)) > self._n_ctx:
             raise PromptTooLongError(f"the prompt takes more than {self._n_ctx} tokens")
         self.asked.append(list(messages))

@@ -66,9 +66,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def turn(question: str = "hi", text: str = "Hello there.", **settings: Any) -> Turn:
     defaults = {"finish_reason": "stop", "strength": 1.0, "pieces": ("Hello", " there."), "steering": TOUCHED}
-    return Turn(
-        ({"role": "user", "content": question},), Answer(text, **{**defaults, **settings}), Sampling()
-    )
+    return Turn(({"role": "user", "content": question},), Answer(text, **{**defaults, **settings}), Sampling())
 
 
 def asked(state: ChatState, text: str, literal: bool = False) -> list[tuple[str, str]]:
@@ -439,9 +437,7 @@ def test_a_message_that_does_not_fit_is_refused_and_the_chat_goes_on(talk: Any) 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(talk: Any) -> None:
     def interrupt_first_answer(llm: FakeLlama) -> None:
-        llm.at_token = lambda i: (
-            os.kill(os.getpid(), signal.SIGINT) if i == 2 and len(llm.asked) == 1 else None
-        )
+        llm.at_token = lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 2 and len(llm.asked) == 1 else None
 
     talk.prepare = interrupt_first_answer
     screen, _, chat = talk("hi", "and?")
@@ -453,9 +449,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(talk: Any) -> None:
 
 def test_ctrl_c_before_the_first_token_takes_the_question_back(talk: Any) -> None:
     def interrupt_first_prompt(llm: FakeLlama) -> None:
-        llm.at_token = lambda i: (
-            os.kill(os.getpid(), signal.SIGINT) if i == 0 and len(llm.asked) == 1 else None
-        )
+        llm.at_token = lambda i: os.kill(os.getpid(), signal.SIGINT) if i == 0 and len(llm.asked) == 1 else None
 
     talk.prepare = interrupt_first_prompt
     _, fake, chat = talk("hi", "and?")
@@ -545,10 +539,7 @@ def test_an_empty_pipe_is_an_empty_chat(model: Path) -> None:
 
 
 def test_a_pipe_that_ends_without_a_newline_is_answered(model: Path) -> None:
-    assert (
-        edge_eds("chat", model, *SHORT, stdin="hi").stdout
-        == edge_eds("chat", model, *SHORT, stdin="hi\n").stdout
-    )
+    assert edge_eds("chat", model, *SHORT, stdin="hi").stdout == edge_eds("chat", model, *SHORT, stdin="hi\n").stdout
 
 
 def test_the_document_of_a_chat_has_all_turns(model: Path) -> None:
@@ -576,9 +567,7 @@ def test_input_that_is_no_text_is_one_line(model: Path) -> None:
 
 def test_a_session_runs_with_settings_that_change(model: Path) -> None:
     """On the real runtime: off is the plain model, and on again is what it was."""
-    outcome = edge_eds(
-        "chat", model, *SHORT, "--json", stdin="hi\n/clear\n/steer off\nhi\n/clear\n/steer on\nhi\n"
-    )
+    outcome = edge_eds("chat", model, *SHORT, "--json", stdin="hi\n/clear\n/steer off\nhi\n/clear\n/steer on\nhi\n")
     steered, plain, again = (turn["text"] for turn in json.loads(outcome.stdout)["turns"])
     assert steered == again != plain
     unsteered = edge_eds("chat", model, *SHORT, "--json", "--energy", "none", stdin="hi\n")

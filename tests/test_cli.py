@@ -71,9 +71,7 @@ def test_the_help_in_the_readme_is_the_help_of_the_program(monkeypatch: pytest.M
     """<!-- help: edge-eds chat --> stands before the fenced block that shows `edge-eds chat --help`."""
     monkeypatch.setenv("COLUMNS", "80")
     quoted = dict(
-        re.findall(
-            r"<!-- help: (edge-eds[^\n]*?) -->\s*```[a-z]*\n(.*?)```", README.read_text("utf-8"), re.DOTALL
-        )
+        re.findall(r"<!-- help: (edge-eds[^\n]*?) -->\s*```[a-z]*\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
     )
     assert "edge-eds" in quoted
     for call, text in quoted.items():
@@ -191,9 +189,7 @@ def test_without_a_chat_template_the_fallback_is_named_and_works(tmp_path: Path)
     assert edge_eds(*call, "--chat-format", "chatml").code == 0
 
 
-def test_without_energies_fit_is_explained_and_energy_none_chats(
-    tmp_path: Path, tiny: Callable[..., Path]
-) -> None:
+def test_without_energies_fit_is_explained_and_energy_none_chats(tmp_path: Path, tiny: Callable[..., Path]) -> None:
     path = tiny("qwen3")
     for command in (("run", path, "-p", "hi"), ("chat", path)):
         outcome = edge_eds(*command, "--max-tokens", 2)
@@ -202,9 +198,7 @@ def test_without_energies_fit_is_explained_and_energy_none_chats(
 
 
 def test_a_model_by_hf_name_is_told_to_be_for_later() -> None:
-    assert_one_line(
-        edge_eds("run", "hf:user/model:Q4_K_M", "-p", "hi"), ("hf:user/model:Q4_K_M", "not available")
-    )
+    assert_one_line(edge_eds("run", "hf:user/model:Q4_K_M", "-p", "hi"), ("hf:user/model:Q4_K_M", "not available"))
 
 
 def not_onnx(path: Path) -> None:
@@ -245,9 +239,7 @@ BAD_ENERGIES = {
 
 
 @pytest.mark.parametrize(("spoil", "words"), list(BAD_ENERGIES.values()), ids=list(BAD_ENERGIES))
-def test_a_bad_energy_file_is_one_line(
-    tmp_path: Path, spoil: Callable[[Path], None], words: tuple[str, ...]
-) -> None:
+def test_a_bad_energy_file_is_one_line(tmp_path: Path, spoil: Callable[[Path], None], words: tuple[str, ...]) -> None:
     model = steered_model(tmp_path)
     energy = tmp_path / "tiny.energy.onnx"
     spoil(energy)

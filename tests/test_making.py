@@ -59,9 +59,7 @@ def fitted(model: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[EnergyFile
     return give
 
 
-def test_collect_keeps_what_it_has_and_goes_on(
-    model: Path, prompts: tuple[object, ...], tmp_path: Path
-) -> None:
+def test_collect_keeps_what_it_has_and_goes_on(model: Path, prompts: tuple[object, ...], tmp_path: Path) -> None:
     work = tmp_path / "work"
     call = ("collect", model, *prompts, "--work", work, "--threads", 1, "--json")
     outcome = edge_eds(*call)
@@ -76,9 +74,7 @@ def test_collect_keeps_what_it_has_and_goes_on(
     assert {path: path.stat().st_mtime_ns for path in work.rglob("shard*")} == shards
 
 
-def test_the_work_has_a_place_of_its_own_for_each_model(
-    model: Path, prompts: tuple[object, ...], home: Path
-) -> None:
+def test_the_work_has_a_place_of_its_own_for_each_model(model: Path, prompts: tuple[object, ...], home: Path) -> None:
     document = json.loads(edge_eds("collect", model, *prompts, "--threads", 1, "--json").stdout)
     assert Path(document["work"]).is_relative_to(home)
     assert "collect" in edge_eds("train", model, "--json").stderr  # other prompts: nothing collected yet

@@ -12,9 +12,7 @@ from edge_eds.apps import options
 def command(
     model: options.Model = None,
     system: options.System = None,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Answer every turn without steering, too.")
-    ] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Answer every turn without steering, too.")] = False,
     max_tokens: options.MaxTokens = 512,
     temperature: options.Temperature = 0.0,
     lora: options.Lora = None,
@@ -44,9 +42,7 @@ def command(
         if compare:
             session.require_energies("--compare")
         terminal = Terminal(answers_on_stderr=as_json)
-        state = ChatState(
-            session.name, session.steerable, session.strength or 1.0, session.strength > 0, system or ""
-        )
+        state = ChatState(session.name, session.steerable, session.strength or 1.0, session.strength > 0, system or "")
         chat = Chat(session, state, terminal, sampling, compare)
         if terminal.person:
             terminal.remark(session.greeting)

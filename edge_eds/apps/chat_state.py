@@ -142,9 +142,7 @@ class ChatState:
             return Say(help_text())
         if name in ("/exit", "/quit"):
             return Leave()
-        return Complain(
-            f"unknown command {name}; /help lists them, and a space before the slash sends it as a message"
-        )
+        return Complain(f"unknown command {name}; /help lists them, and a space before the slash sends it as a message")
 
     def answered(self, turn: Turn) -> None:
         """Take an answer into the conversation. One that was stopped before it began leaves no trace."""
@@ -231,9 +229,7 @@ def help_text() -> str:
     """The commands, one a line, and how to enter longer messages."""
     width = max(len(usage) for usage, _ in COMMANDS.values())
     lines = [f"{usage:{width}}  {what}" for usage, what in COMMANDS.values()]
-    lines.append(
-        'A line that ends in \\ goes on in the next one; """ begins and ends a message of many lines.'
-    )
+    lines.append('A line that ends in \\ goes on in the next one; """ begins and ends a message of many lines.')
     lines.append("Ctrl-C stops an answer.")
     return "\n".join(lines)
 
@@ -268,11 +264,7 @@ def parse_chat(text: str) -> dict[str, Any]:
     messages = document["messages"]
     roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
     contents = [message.get("content") if isinstance(message, dict) else None for message in messages]
-    if roles != ["user", "assistant"] * (len(messages) // 2) or not all(
-        isinstance(text, str) for text in contents
-    ):
+    if roles != ["user", "assistant"] * (len(messages) // 2) or not all(isinstance(text, str) for text in contents):
         raise InputError("is no saved chat: expected messages of user and assistant in turn")
-    document["messages"] = [
-        {"role": role, "content": text} for role, text in zip(roles, contents, strict=True)
-    ]
+    document["messages"] = [{"role": role, "content": text} for role, text in zip(roles, contents, strict=True)]
     return document

@@ -73,9 +73,7 @@ def command(
     check_files(files)
     energy_path = None
     if energy != "none":
-        energy_path = (
-            find_energy_file(files.gguf, files.lora) if energy == "auto" else Path(energy).expanduser()
-        )
+        energy_path = find_energy_file(files.gguf, files.lora) if energy == "auto" else Path(energy).expanduser()
     run_eval(
         files,
         None if energy_path is None else EnergyFile.load(energy_path),

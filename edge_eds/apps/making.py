@@ -95,9 +95,7 @@ class Maker:
             )
         document = {**self._document(), "prompt_set": self.prompt_set.hash, "labels": _labels(collection)}
         self.terminal.remark(
-            "\n".join(
-                [f"{len(collection.examples)} prompts in {self.folder}", *_label_lines(document["labels"])]
-            )
+            "\n".join([f"{len(collection.examples)} prompts in {self.folder}", *_label_lines(document["labels"])])
         )
         return document
 
@@ -180,9 +178,7 @@ class Maker:
             out = Path(name)  # the default model's energies came with it, and stay as they are
         path = save_energy(result.energy, self.files, out, beside, user_energy_folder() / name)
         for head in result.report.heads:
-            what = (
-                "refused benign prompts answered" if head.head == "fr" else "answered harmful prompts refused"
-            )
+            what = "refused benign prompts answered" if head.head == "fr" else "answered harmful prompts refused"
             self.terminal.remark(
                 f"E_{head.head}: {head.chosen.mended:.0%} of {head.n_wrong} {what}, "
                 f"{head.chosen.lost:.1%} of {head.n_right} right ones lost (on validation prompts)"
@@ -213,10 +209,6 @@ def _label_lines(labels: dict[str, dict[str, int]]) -> list[str]:
 def _trained_line(trained: TrainedEnergies) -> str:
     gate = ", ".join(map(str, trained.gate.layers))
     best = ", ".join(
-        f"E_{head} up to {max(trained.scores[head].values()):.2f}"
-        for head in trained.heads
-        if trained.scores[head]
+        f"E_{head} up to {max(trained.scores[head].values()):.2f}" for head in trained.heads if trained.scores[head]
     )
-    return (
-        f"gate on layers {gate}: AUC {trained.scores['gate']['auc']:.2f}; {best or 'no head to steer with'}"
-    )
+    return f"gate on layers {gate}: AUC {trained.scores['gate']['auc']:.2f}; {best or 'no head to steer with'}"

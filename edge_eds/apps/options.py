@@ -28,9 +28,7 @@ Energy = Annotated[
 ]
 Strength = Annotated[
     float | None,
-    typer.Option(
-        "--strength", help="How hard to steer: 1 as tuned (the default), 0 not at all.", show_default=False
-    ),
+    typer.Option("--strength", help="How hard to steer: 1 as tuned (the default), 0 not at all.", show_default=False),
 ]
 Threads = Annotated[
     int | None,
@@ -53,16 +51,10 @@ ChatFormat = Annotated[
         show_default=False,
     ),
 ]
-System = Annotated[
-    str | None, typer.Option("--system", metavar="TEXT", help="System prompt.", show_default=False)
-]
+System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System prompt.", show_default=False)]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Longest answer, in tokens.")]
-Temperature = Annotated[
-    float, typer.Option("--temperature", help="Sampling temperature; 0 takes the likeliest token.")
-]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")
-]
+Temperature = Annotated[float, typer.Option("--temperature", help="Sampling temperature; 0 takes the likeliest token.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="PATH", help="Write the result to this file as well.", show_default=False),

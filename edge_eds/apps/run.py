@@ -34,9 +34,7 @@ def command(
     The answer streams to stdout and a line about the steering to stderr.
     """
     if prompt is None:
-        raise typer.BadParameter(
-            "give the prompt as -p TEXT, or as -p - to read it from stdin", param_hint="'-p'"
-        )
+        raise typer.BadParameter("give the prompt as -p TEXT, or as -p - to read it from stdin", param_hint="'-p'")
 
     from edge_eds.apps.answer import generate
     from edge_eds.apps.session import open_session

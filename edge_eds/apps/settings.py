@@ -51,9 +51,7 @@ class SessionOptions:
         if self.strength is not None:
             Steering(strength=self.strength)
             if self.energy == "none" and self.strength != 0:
-                raise SettingsError(
-                    f"--strength {self.strength:g} needs energies, and --energy none asks for none"
-                )
+                raise SettingsError(f"--strength {self.strength:g} needs energies, and --energy none asks for none")
 
     def files(self) -> ModelFiles:
         """The model's files.
