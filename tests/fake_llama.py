@@ -53,9 +53,13 @@ class FakeLlama:
         n_prompt = len(rendered(self, messages))
         for i, word in enumerate(words[:max_tokens]):
             self.at_token(i)
+            self.eval([i])
             self.n_tokens = n_prompt + i
             yield _chunk({"content": word if i == 0 else f" {word}"})
         yield _chunk({}, "length" if len(words) > max_tokens else "stop")
+
+    def eval(self, tokens: Sequence[int]) -> None:
+        """Where an answer can be stopped."""
 
     @staticmethod
     def _trace() -> Trace:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,24 +134,22 @@ def generate(
         seed=sampling.drawn().seed,
     )
     try:
-        for chunk in chunks:
-            choice = chunk["choices"][0]
-            text = choice["delta"].get("content") or ""
-            finish_reason = choice["finish_reason"] or finish_reason
-            if text:
-                first = first or time.perf_counter() - started
-                # The newest token is not evaluated yet. Bytes of a letter come together, with its last token,
-                # and those of a letter that was never ended come after the last token.
-                n_new = llm.n_tokens + 1 - n_prompt - len(pieces)
-                pieces += [""] * n_new
-                pieces[-1] += text
-                if on_text is not None:
-                    on_text(text)
-            if stop is not None:
-                stop.streaming = True
-                if stop.pressed:
-                    finish_reason = "interrupted"
-                    break
+        with nullcontext() if stop is None else stop.watching(llm):
+            for chunk in chunks:
+                choice = chunk["choices"][0]
+                text = choice["delta"].get("content") or ""
+                finish_reason = choice["finish_reason"] or finish_reason
+                if text:
+                    first = first or time.perf_counter() - started
+                    # The newest token is not evaluated yet. Bytes of a letter come together, with its last token,
+                    # and those of a letter that was never ended come after the last token.
+                    n_new = llm.n_tokens + 1 - n_prompt - len(pieces)
+                    pieces += [""] * n_new
+                    pieces[-1] += text
+                    if on_text is not None:
+                        on_text(text)
+                if stop is not None:
+                    stop.streaming = True
     except KeyboardInterrupt:
         if stop is None:
             raise
