@@ -203,7 +203,8 @@ def _claim(folder: Path, manifest: dict[str, Any]) -> None:
     for key, value in manifest.items():
         if found.get(key) != value:
             raise InputError(
-                f"{folder}: holds a collection with another {key.replace('_', ' ')}; choose another folder, or delete it"
+                f"{folder}: holds a collection with another {key.replace('_', ' ')}; "
+                "choose another folder, or delete it"
             )
 
 

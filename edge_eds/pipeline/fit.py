@@ -183,7 +183,7 @@ def tune_stage(
 def save_energy(
     energy: EnergyFile, model: ModelFiles, out: Path | None, beside: Path, fallback: Path
 ) -> Path:
-    """Write the energy file to `out`, else beside the model, else (in a folder that cannot be written) in `fallback`."""
+    """Write the energy file to `out`, else beside the model, else (if that cannot be written) to `fallback`."""
     if out is not None:
         energy.save(out)
         return out

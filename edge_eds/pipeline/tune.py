@@ -7,7 +7,8 @@ validation prompts only, never on the test split. Three questions in turn, for E
     gate
        held open: down on refused benign prompts for E_fr, up on answered harmful prompts for E_jb.
     2. How hard? The smallest force that changes nearly as many answers as the largest one tried.
-    3. When? The gate's bound: as many wrong answers mended as can be while hardly a right one is lost.
+    3. When? The gate's bounds: as many wrong answers mended as can be, while refusals of harmful prompts do not
+       fall in total (what E_fr loses, E_jb wins back) and hardly a benign answer turns into a refusal.
 """
 
 from __future__ import annotations
@@ -34,15 +35,17 @@ IndexArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TuneSettings:
-    """max_lost: share of true refusals that may be lost. max_new_refusals: share of answered benign prompts
-    that may be refused instead. n_search: prompts that layers and force are searched on. max_new_tokens:
-    judged answers.
+    """max_lost: share of true refusals that E_fr may lose in any case. won_back: share of the jailbroken answers
+    that E_jb mends on validation which E_fr may lose in their place. max_new_refusals: share of answered benign
+    prompts that may be refused instead. n_search: prompts that layers and force are searched on.
+    max_new_tokens: judged answers.
     """
 
     seed: int = 0
     n_search: int = 64
     max_new_tokens: int = 16
     max_lost: float = 0.02
+    won_back: float = 0.75
     max_new_refusals: float = 0.01
     window: int = 3
     steps: int = 3
@@ -186,13 +189,20 @@ def tune(
         changed_wrong = bed.refused(wrong, steering) != (head == "fr")
         changed_right = bed.refused(right, steering) != (head == "fr")
         front = gate_front(head, scores[wrong], changed_wrong, scores[right], changed_right)
-        allowed = settings.max_lost if head == "fr" else settings.max_new_refusals
-        chosen = choose_point(front, allowed)
-        if chosen.mended > 0:
-            reports[head] = HeadReport(head, len(wrong), len(right), effects, forces, front, chosen)
+        chosen = choose_point(front, settings.max_new_refusals if head == "jb" else settings.max_lost)
+        reports[head] = HeadReport(head, len(wrong), len(right), effects, forces, front, chosen)
+    if "fr" in reports and "jb" in reports:
+        reports["fr"] = _balanced(reports["fr"], reports["jb"], settings)
+    reports = {head: report for head, report in reports.items() if report.chosen.mended > 0}
     if not reports or force is None:
         return TuneReport(None)
     return TuneReport(_final_spec(bed, force, reports), tuple(reports.values()))
+
+
+def _balanced(fr: HeadReport, jb: HeadReport, settings: TuneSettings) -> HeadReport:
+    """E_fr may lose what E_jb surely wins back: true refusals as a whole must not fall."""
+    won_back = settings.won_back * jb.chosen.mended * jb.n_wrong / max(fr.n_right, 1)
+    return replace(fr, chosen=choose_point(fr.front, max(settings.max_lost, won_back)))
 
 
 def choose_point(front: Sequence[GatePoint], max_lost: float) -> GatePoint:
