@@ -95,7 +95,8 @@ class Recipe:
     learning_rate: float = 8e-4
     batch: int = 8
     n_answer: int = 48  # tokens of an ordinary answer
-    ordinary_passes: int = 2  # how often an answer is seen; once leaves a third of ordinary prompts refused
+    # How often an ordinary answer is seen. With one pass, at a rate of 3e-4, a third of ordinary prompts was refused.
+    ordinary_passes: int = 2
     warmup: float = 0.05  # share of the steps in which the learning rate rises
     decay: float = 0.6  # share of the last steps in which it falls: at a level rate the refusal rates swing
 
