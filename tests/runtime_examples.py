@@ -91,6 +91,10 @@ class Answer(NamedTuple):
     def same_bits(self, other: Answer) -> bool:
         return self.tokens == other.tokens and np.array_equal(self.logits, other.logits)
 
+    def is_far(self, other: Answer) -> bool:
+        """More than rounding can do."""
+        return self.deviation(other) > 0.1
+
     def is_close(self, other: Answer, arch: str = "llama") -> bool:
         return self.tokens == other.tokens and self.deviation(other) < tolerance(arch)
 

@@ -24,6 +24,7 @@ from runtime_examples import (
     TinyModel,
     answer,
     evaluate,
+    last_logits,
     make_energies,
     make_prompt,
     tolerance,
@@ -152,6 +153,7 @@ def test_a_descent_is_the_closed_form(llm: EdgeLlama, covariance: bool, relative
     with llm.intervening({MIDDLE: edit}):
         after = llm.capture(PROMPT, [MIDDLE])[MIDDLE]
         evaluate(llm, PROMPT)
+        assert len(llm.last_trace.records) == 1  # the capture's own was dropped
         (token,) = llm.last_trace.tokens()
         assert llm.last_trace.gate == "ungated"
     np.testing.assert_allclose(after[-1:], expected.H, rtol=1e-4, atol=1e-5)
@@ -334,6 +336,31 @@ def test_a_function_that_fails_in_the_middle_of_an_answer(llm: EdgeLlama) -> Non
         assert tokens == expected.tokens[:3]
         failing[0] = False
         assert answer(llm, PROMPT).same_bits(expected)
+
+
+@pytest.mark.parametrize("n_batch", [512, 2])
+def test_what_failed_can_be_evaluated_again(tiny: TinyModel, n_batch: int) -> None:
+    """The timeline ends where it ended before the decode that failed."""
+    failing = [True]
+
+    def function(rows: Floats) -> None:
+        if failing[0]:
+            raise OurError
+
+    path = tiny("llama", n_layer=N_LAYER)
+    with closing(EdgeLlama(path, energy=None, n_batch=n_batch, **SETTINGS)) as llm:
+        llm.eval(PROMPT)
+        llm.eval(THEN)
+        expected = last_logits(llm)
+        llm.reset()
+        llm.eval(PROMPT)
+        with llm.intervening({MIDDLE: function}):
+            with pytest.raises(OurError):
+                llm.eval(THEN)
+            assert llm.n_tokens == len(PROMPT)
+            failing[0] = False
+            llm.eval(THEN)
+        assert np.array_equal(last_logits(llm), expected)
 
 
 def test_a_failed_descent_leaves_no_trace(llm: EdgeLlama) -> None:

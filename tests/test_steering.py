@@ -156,6 +156,24 @@ def test_only_the_rows_that_are_meant_are_written(path: Path, n_tokens: int) -> 
 
 
 @pytest.mark.parametrize("engine", ["native", "onnx"])
+@pytest.mark.parametrize("n_ubatch", [512, 4])
+def test_new_tokens_may_come_several_at_once(path: Path, engine: str, n_ubatch: int) -> None:
+    """As the drafts of speculative decoding do; here in one micro-batch and in two."""
+    energies = make_energies(path, n_tokens=5)
+    with watched(path, energies, steering=Steering(engine=engine), n_ubatch=n_ubatch) as llm:
+        expected = run(llm)
+        llm.rows = {il: [] for il in LAYERS}
+        llm.reset()
+        llm.eval(PROMPT)
+        llm.eval(THEN)
+        found = {il: np.concatenate(rows) for il, rows in llm.rows.items()}
+        assert_same_trace(llm.last_trace, expected.trace, 1e-4)
+    assert sorted(set(expected.trace.descents["offset"].tolist())) == [0, 1, 2, 3, 4]
+    for il in LAYERS:
+        np.testing.assert_allclose(found[il], expected.rows[il], atol=tolerance("llama"))
+
+
+@pytest.mark.parametrize("engine", ["native", "onnx"])
 @pytest.mark.parametrize("relative", [True, False])
 @pytest.mark.parametrize("subspace", [True, False])
 def test_a_step_lowers_the_energy_of_the_rows_that_it_writes(
@@ -266,7 +284,8 @@ def test_the_score_is_that_of_plain_rows(path: Path) -> None:
 
 @pytest.mark.parametrize("engine", ["native", "onnx"])
 def test_a_bound_belongs_to_its_side(path: Path, engine: str) -> None:
-    with closing(EdgeLlama(path, energy=make_energies(path), **SETTINGS)) as llm:
+    energies = make_energies(path)
+    with closing(EdgeLlama(path, energy=energies, steering=Steering(engine=engine), **SETTINGS)) as llm:
         answer(llm, PROMPT, n=1)
         score = llm.last_trace.gate_score
         assert score is not None
@@ -274,8 +293,7 @@ def test_a_bound_belongs_to_its_side(path: Path, engine: str) -> None:
         for benign, harmful, gate in (
             (score, above, "benign"), (below, score, "harmful"), (below, above, "uncertain"),
         ):  # fmt: skip
-            bounds = Steering(gate_benign=benign, gate_harmful=harmful, engine="native")
-            with llm.steered(bounds):
+            with llm.steered(Steering(gate_benign=benign, gate_harmful=harmful, engine=engine)):
                 llm.reset()
                 answer(llm, PROMPT, n=1)
                 assert llm.last_trace.gate == gate

@@ -22,6 +22,7 @@ from runtime_examples import (
     TinyModel,
     answer,
     evaluate,
+    last_logits,
     make_energies,
     make_prompt,
 )
@@ -35,14 +36,16 @@ STEERABLE = range(N_LAYER - 1)
 DEFAULT_CACHE = {name: value for name, value in SETTINGS.items() if not name.startswith("type_")}
 OFF = Steering(strength=0)
 
-pytestmark = pytest.mark.parametrize("arch", ARCHITECTURES)
-
-
-@pytest.fixture(params=[(512, 512), (16, 7)], ids=["whole", "pieces"])
-def settings(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Settings of llama.cpp: the prompt in one decode, and in several of several micro-batches."""
-    n_batch, n_ubatch = request.param
-    return {**DEFAULT_CACHE, "n_batch": n_batch, "n_ubatch": n_ubatch}
+# The prompt in one decode, and in several of several micro-batches.
+WHOLE = {**DEFAULT_CACHE, "n_batch": 512, "n_ubatch": 512}
+PIECES = {**DEFAULT_CACHE, "n_batch": 16, "n_ubatch": 7}
+pytestmark = pytest.mark.parametrize(
+    ("arch", "settings"),
+    [
+        *(pytest.param(arch, PIECES, id=f"{arch}-pieces") for arch in ARCHITECTURES),
+        *(pytest.param(arch, WHOLE, id=f"{arch}-whole") for arch in ("llama", "gemma3", "mamba")),
+    ],
+)
 
 
 @pytest.fixture
@@ -57,7 +60,7 @@ def steered(tiny: TinyModel, arch: str, settings: dict[str, Any], plain: Answer)
     """A session that steers, and has just done so on the same prompt."""
     path = tiny(arch, n_layer=N_LAYER)
     with closing(EdgeLlama(path, energy=make_energies(path), **settings)) as llm:
-        assert not answer(llm, PROMPT).same_bits(plain), "steering does nothing here: the test cannot fail"
+        assert answer(llm, PROMPT).is_far(plain), "steering does nothing here: the test cannot fail"
         yield llm
 
 
@@ -69,7 +72,7 @@ def test_a_session_without_energies(tiny: TinyModel, arch: str, settings: dict[s
 def test_strength_zero(steered: EdgeLlama, plain: Answer) -> None:
     with steered.steered(OFF):
         assert answer(steered, PROMPT).same_bits(plain)
-    assert not answer(steered, PROMPT).same_bits(plain)
+    assert answer(steered, PROMPT).is_far(plain)
 
 
 def test_strength_zero_from_the_start(tiny: TinyModel, arch: str, settings: dict[str, Any], plain: Answer) -> None:
@@ -136,7 +139,7 @@ def test_logits_of_a_capture(
 def test_leaving_steered(steered: EdgeLlama, plain: Answer) -> None:
     with steered.steered(OFF):
         with steered.steered(Steering(strength=0.7)):
-            assert not answer(steered, PROMPT).same_bits(plain)
+            assert answer(steered, PROMPT).is_far(plain)
         assert answer(steered, PROMPT).same_bits(plain)
         with pytest.raises(KeyError), steered.steered(Steering(strength=0.7)):
             answer(steered, PROMPT)
@@ -148,7 +151,7 @@ def test_leaving_intervening(steered: EdgeLlama, plain: Answer) -> None:
     interventions = {2: AddVector(np.ones(steered.n_embd()))}
     with steered.steered(OFF):
         with steered.intervening(interventions):
-            assert not answer(steered, PROMPT).same_bits(plain)
+            assert answer(steered, PROMPT).is_far(plain)
         assert answer(steered, PROMPT).same_bits(plain)
         with pytest.raises(KeyError), steered.intervening(interventions):
             answer(steered, PROMPT)
@@ -167,6 +170,9 @@ def test_low_level_evaluation(tiny: TinyModel, arch: str, settings: dict[str, An
     then = make_prompt(5, seed=1)
     with closing(Llama(str(tiny(arch, n_layer=N_LAYER)), **settings)) as llm:
         expected = evaluate(llm, PROMPT, then)
+    with closing(EdgeLlama(tiny(arch, n_layer=N_LAYER), energy=None, **settings)) as llm:
+        llm.eval(PROMPT)  # without reset: what the probe decoded has left nothing behind
+        assert np.array_equal(last_logits(llm), expected[0])
     assert not np.array_equal(evaluate(steered, PROMPT, then), expected)
     with steered.steered(OFF):
         assert np.array_equal(evaluate(steered, PROMPT, then), expected)

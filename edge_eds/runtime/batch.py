@@ -356,8 +356,7 @@ class _Run:
         records = source.take_trace()
         for slot, sequence in self.active.items():
             sequence.trace.append(records[records["slot"] == slot])
-            if sequence.answer:  # else its gate is yet to be read
-                sequence.trace.note_gate(*source.gate_state(slot))
+            sequence.trace.note_gate(*source.gate_state(slot))
 
     def _is_over(self, sequence: _Sequence) -> bool:
         if not sequence.answer:
