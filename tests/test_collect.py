@@ -106,7 +106,7 @@ def test_a_folder_of_something_else_is_refused(tiny: TinyModel, tmp_path: Path) 
     [
         (lambda folder: (folder / "collect.json").unlink(), "holds no collection"),
         (lambda folder: (folder / "collect.json").write_text("{"), "cannot be read"),
-        (lambda folder: (folder / "collect.json").write_text("{}"), "cannot read"),
+        (lambda folder: (folder / "collect.json").write_text("{}"), "is not a collection"),
         (lambda folder: (folder / "shard-00000.npy").write_bytes(b"\x93NUMPY"), "is damaged"),
         (lambda folder: (folder / "shard-00000.jsonl").write_text("{}\n"), "does not fit its states"),
     ],

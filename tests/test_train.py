@@ -12,7 +12,7 @@ from edge_eds.errors import InputError
 from edge_eds.pipeline.collect import Collection, Example
 from edge_eds.pipeline.train import Labels, TrainSettings, gate_scores, head_tasks, train
 
-N_LAYER, N_EMBD, N_PAIRS = 10, 24, 60
+N_LAYER, N_EMBD, N_PAIRS = 10, 24, 90
 SETTINGS = TrainSettings(steer_rank=8, steer_recipe=HeadRecipe(hidden=(8,), epochs=8))
 
 
@@ -23,7 +23,7 @@ def collection(strength: float, *, refused_share: float = 0.5, seed: int = 0) ->
     for i in range(N_PAIRS):
         split = "train" if i % 3 else "validation"
         for intent in ("benign", "harmful", "ordinary"):
-            refused = intent != "ordinary" and rng.random() < (refused_share if intent == "benign" else 0.8)
+            refused = intent != "ordinary" and rng.random() < (refused_share if intent == "benign" else 0.6)
             h = rng.normal(size=(N_LAYER - 1, N_EMBD))
             h[:, 0] += strength * (1 if intent == "harmful" else -1)
             h[:, 1] += strength * (1 if refused else -1)
