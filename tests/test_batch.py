@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from runtime_examples import (
     ALWAYS,
+    N_EMBD,
     N_LAYER,
     NEVER,
     STEERED_LAYERS,
@@ -25,6 +26,7 @@ from edge_eds.errors import FingerprintError, PromptTooLongError, SettingsError,
 from edge_eds.runtime import batch as batch_module
 from edge_eds.runtime.batch import BatchRunner, Generation
 from edge_eds.runtime.energies import ModelFiles
+from edge_eds.runtime.interventions import AblateDirection, AddVector, EnergyDescent, Intervention
 from edge_eds.runtime.trace import HEADS, Trace
 
 N_CTX, N_NEW = 96, 5
@@ -192,6 +194,79 @@ def test_a_shared_prefix_is_decoded_once(path: Path, runner: BatchRunner, monkey
     n_rows.clear()
     runner.generate([SYSTEM, SYSTEM, SYSTEM], max_new_tokens=1)
     assert sum(n_rows) == len(SYSTEM) - 1 + 3
+
+
+# -- other programs than the energies in use
+
+VECTOR = np.random.default_rng(5).normal(size=N_EMBD).astype(np.float32)
+
+
+def shifted_back(rows: np.ndarray) -> np.ndarray:
+    return rows - VECTOR
+
+
+@pytest.mark.parametrize(
+    "interventions",
+    [
+        {1: AddVector(VECTOR, 2.0), 3: AddVector(VECTOR, -1.0)},
+        {3: AddVector(VECTOR, 2.0, rows="answer")},
+        {1: [AblateDirection(VECTOR), AddVector(VECTOR, 3.0)], 4: AblateDirection(VECTOR, 0.5, rows="answer")},
+        {2: shifted_back},
+    ],
+    ids=["all rows", "answer rows", "several", "function"],
+)
+def test_interventions(
+    path: Path, n_batch: int, interventions: dict[int, Intervention | Sequence[Intervention]]
+) -> None:
+    """As a session under the same interventions, the rows of the shared prefix too."""
+    with closing(EdgeLlama(path, energy=None, **SESSION)) as llm:
+        expected = []
+        for prompt in PREFIXED:
+            with llm.intervening(interventions):
+                llm.reset()
+                tokens, logits = answer(llm, prompt, n=N_NEW)
+            expected.append(Generation(tokens, "", "length", len(prompt), logits[0]))
+    with open_runner(path, n_parallel=3) as runner:
+        plain = runner.generate(PREFIXED, max_new_tokens=N_NEW, want_logits=True)
+        found = runner.generate(
+            PREFIXED,
+            max_new_tokens=N_NEW,
+            want_logits=True,
+            steering=runner.intervention_program(interventions),
+        )
+    assert_same(found, expected)
+    for a, b in zip(found, plain, strict=True):
+        assert np.abs(a.first_logits - b.first_logits).max() > 10 * TOLERANCE
+
+
+def test_a_program_of_energies_is_these_energies_whatever_is_in_use(path: Path, runner: BatchRunner) -> None:
+    ungated = make_energies(path, gated=False)
+    settings: dict[str, Any] = {"max_new_tokens": N_NEW, "want_logits": True}
+    in_use = runner.generate(PROMPTS, steering=Steering(), **settings)
+    program = runner.energy_program(ungated, Steering(strength=0.5))
+    found = runner.generate(PROMPTS, steering=program, **settings)
+    assert_same(runner.generate(PROMPTS, steering=Steering(), **settings), in_use, atol=0)
+    runner.use_energy(ungated)
+    assert_same(runner.generate(PROMPTS, steering=Steering(strength=0.5), **settings), found, atol=0)
+    assert {generation.trace.gate for generation in found} == {"ungated"}
+    assert runner.energy_program(ungated, Steering(strength=0)) is None
+
+
+def test_a_descent_that_is_an_intervention_leaves_its_trace(path: Path, runner: BatchRunner) -> None:
+    energies = make_energies(path).energies
+    assert energies is not None
+    program = runner.intervention_program({3: EnergyDescent(energies.layers[3], "fr")})
+    for generation in runner.generate(PROMPTS, max_new_tokens=N_NEW, steering=program):
+        assert generation.trace.touched_tokens == N_NEW
+
+
+def test_programs_that_are_refused(path: Path, tiny: TinyModel, runner: BatchRunner) -> None:
+    with pytest.raises(FingerprintError):
+        runner.energy_program(make_energies(tiny("qwen3", n_layer=N_LAYER)))
+    with pytest.raises(SteeringError, match="cannot edit layer 5"):
+        runner.intervention_program({N_LAYER - 1: AddVector(VECTOR)})
+    with pytest.raises(SettingsError, match="wide"):
+        runner.intervention_program({1: AddVector(VECTOR[:-1])})
 
 
 # -- results

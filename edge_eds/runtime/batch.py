@@ -1,13 +1,14 @@
 """Many prompts through one model: greedy answers, decoded side by side in one llama.cpp batch.
 
-Takes prompts as tokens and gives answers, first-token logits, states at the prompt's end and traces. Each
-sequence is steered by its own gate. What the prompts have in common at their beginning (the chat template's
-system part) is decoded once and shared. Leaves out sampling: everything here is greedy.
+Takes prompts as tokens and gives answers, first-token logits, states at the prompt's end and traces. What
+steers is any HookProgram: energies, each sequence by its own gate, or interventions. What the prompts have in
+common at their beginning (the chat template's system part) is decoded once and shared. Leaves out sampling:
+everything here is greedy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,8 @@ from edge_eds.errors import PromptTooLongError, SettingsError, SteeringError
 from edge_eds.runtime.chat_prompt import Message, render_chat
 from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.hooks import armed
-from edge_eds.runtime.program import HookProgram, capture_program, steering_program
+from edge_eds.runtime.interventions import Intervention
+from edge_eds.runtime.program import HookProgram, capture_program, intervention_program, steering_program
 from edge_eds.runtime.session import EdgeLlama
 from edge_eds.runtime.trace import Trace
 
@@ -158,6 +160,34 @@ class BatchRunner:
             energy.check_fingerprint(self.fingerprint)
         self._energy = energy
 
+    def energy_program(self, energy: EnergyFile, steering: Steering | None = None) -> HookProgram | None:
+        """What `generate` can steer with: these energies, whatever `use_energy` was told; None for strength 0.
+
+        Raises:
+            FingerprintError: they were made for another model.
+            SettingsError, SteeringError: settings that fit neither the energies nor the model.
+        """
+        energy.check_fingerprint(self.fingerprint)
+        program = steering_program(energy, steering or Steering())
+        if program is not None:
+            self._llm._check_layers(program.layers, "steer")
+        return program
+
+    def intervention_program(
+        self, interventions: Mapping[int, Intervention | Sequence[Intervention]]
+    ) -> HookProgram:
+        """What `generate` can steer with: interventions by layer, as `EdgeLlama.intervening` takes them.
+
+        Raises:
+            SteeringError: a layer that cannot be steered, with the reason.
+            SettingsError: a vector of another width than the model's.
+        """
+        by_layer = {
+            il: given if isinstance(given, Sequence) else (given,) for il, given in interventions.items()
+        }
+        self._llm._check_layers(by_layer, "edit")
+        return intervention_program(by_layer, self._llm.n_embd())
+
     def chat_tokens(self, prompt: str | Sequence[Message]) -> list[int]:
         """Tokens of a user's prompt, or of a whole conversation, in the model's chat format."""
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
@@ -168,7 +198,7 @@ class BatchRunner:
         prompts: Sequence[Sequence[int]],
         *,
         max_new_tokens: int,
-        steering: Steering | None = None,
+        steering: Steering | HookProgram | None = None,
         capture_layers: Sequence[int] = (),
         want_logits: bool = False,
         on_done: Callable[[int, Generation], None] | None = None,
@@ -178,7 +208,8 @@ class BatchRunner:
         Args:
             prompts: token ids, one list a prompt.
             max_new_tokens: at least 1.
-            steering: None answers plainly.
+            steering: settings for the energies in use, or any program (energy_program, intervention_program);
+                None answers plainly.
             capture_layers: layers whose state at the prompt's last token is kept (as the model computes it,
                 after any steering of that layer).
             want_logits: keep the logits of the first new token.
@@ -207,15 +238,15 @@ class BatchRunner:
         with run.prefix_shared(token_lists):
             return run.all(token_lists, on_done)
 
-    def _program(self, steering: Steering | None) -> HookProgram | None:
+    def _program(self, steering: Steering | HookProgram | None) -> HookProgram | None:
+        if isinstance(steering, HookProgram):
+            self._llm._check_layers(steering.layers, "steer")
+            return steering
         if steering is None or steering.strength == 0:
             return None
         if self._energy is None:
             raise SteeringError("steering was asked for, but no energies were loaded")
-        program = steering_program(self._energy, steering)
-        if program is not None:
-            self._llm._check_layers(program.layers, "steer")
-        return program
+        return self.energy_program(self._energy, steering)
 
 
 class _Run:
@@ -239,11 +270,13 @@ class _Run:
 
     @contextmanager
     def prefix_shared(self, prompts: Sequence[list[int]]) -> Iterator[None]:
-        """Decode what all prompts begin with, into a sequence of its own."""
+        """Decode what all prompts begin with, into a sequence of its own, under what is done to all rows."""
         llama_api.llama_memory_clear(self.memory, True)
-        self.hook.set_program(None)
+        self.hook.set_program(self.program.native() if self.program else None)
+        # A Python function may do something else to the same rows of the next prompt.
+        repeatable = self.program is None or self.program.repeatable
         try:
-            if self.runner._shares_prefix and len(prompts) > 1:
+            if self.runner._shares_prefix and repeatable and len(prompts) > 1:
                 self.prefix = _common_prefix(prompts)
             for start in range(0, len(self.prefix), _N_BATCH):
                 rows = _Rows()
@@ -259,7 +292,6 @@ class _Run:
         self, prompts: Sequence[list[int]], on_done: Callable[[int, Generation], None] | None
     ) -> list[Generation]:
         """Keep every sequence busy until all prompts are answered."""
-        self.hook.set_program(self.program.native() if self.program else None)
         results: dict[int, Generation] = {}
         waiting = list(range(len(prompts)))[::-1]
         while waiting or self.active:
@@ -350,7 +382,7 @@ class _Run:
         return states
 
     def _collect_traces(self, rows: _Rows) -> None:
-        if self.program is None:
+        if self.program is None or not self.program.steers_answers:
             return
         source = self.program.host or self.hook
         records = source.take_trace()
