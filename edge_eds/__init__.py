@@ -15,13 +15,14 @@ from edge_eds import errors
 if TYPE_CHECKING:
     from edge_eds.energy.file import EnergyFile
     from edge_eds.energy.settings import Steering
-    from edge_eds.runtime.interventions import AblateDirection, AddVector, EnergyDescent
+    from edge_eds.runtime.interventions import AblateDirection, AddLowRank, AddVector, EnergyDescent
     from edge_eds.runtime.session import EdgeLlama
     from edge_eds.runtime.trace import Trace
 
 __version__ = "0.1.0"
 __all__ = [
     "AblateDirection",
+    "AddLowRank",
     "AddVector",
     "EdgeLlama",
     "EnergyDescent",
@@ -34,6 +35,7 @@ __all__ = [
 
 _HOMES = {
     "AblateDirection": "edge_eds.runtime.interventions",
+    "AddLowRank": "edge_eds.runtime.interventions",
     "AddVector": "edge_eds.runtime.interventions",
     "EdgeLlama": "edge_eds.runtime.session",
     "EnergyDescent": "edge_eds.runtime.interventions",

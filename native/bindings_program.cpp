@@ -109,6 +109,20 @@ void bind_program(nb::module_ & m) {
             "il"_a, "u"_a, "amount"_a, "scope"_a,
             "h <- h - amount * (u . h) u, with u (n_embd,) normalised here")
         .def(
+            "add_low_rank",
+            [](py_program & self, int32_t il, const float_rows & down, const float_vector & bias,
+               const float_rows & up, const std::string & scope) {
+                if (down.shape(0) != bias.size() || up.shape(0) != bias.size() ||
+                    down.shape(1) != up.shape(1)) {
+                    throw nb::value_error("down and up must both be (rank, n_embd), and bias (rank,)");
+                }
+                self.core.add_low_rank(il, std::vector<float>(down.data(), down.data() + down.size()),
+                                       to_vector(bias), std::vector<float>(up.data(), up.data() + up.size()),
+                                       scope_from_name(scope));
+            },
+            "il"_a, "down"_a, "bias"_a, "up"_a, "scope"_a,
+            "h <- h + up^T (down h + bias), with down and up (rank, n_embd), bias (rank,)")
+        .def(
             "host_function",
             [](py_program & self, int32_t il, nb::callable function, const std::string & scope) {
                 self.core.host_function(il, std::make_shared<python_row_function>(function.ptr()),

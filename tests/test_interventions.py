@@ -33,7 +33,7 @@ from runtime_examples import (
 from edge_eds import EdgeLlama, Steering
 from edge_eds.energy.network import LayerEnergy
 from edge_eds.errors import SettingsError, SteeringError
-from edge_eds.runtime.interventions import AblateDirection, AddVector, EnergyDescent
+from edge_eds.runtime.interventions import AblateDirection, AddLowRank, AddVector, EnergyDescent
 
 PROMPT = make_prompt(23)
 THEN = make_prompt(4, seed=1)
@@ -114,6 +114,37 @@ def test_ablation_leaves_nothing_of_a_direction(llm: EdgeLlama) -> None:
     assert np.abs(ablated[MIDDLE] @ unit).max() < 1e-5
     np.testing.assert_allclose(halved[MIDDLE], before[MIDDLE] - 0.5 * np.outer(along, unit), atol=1e-5)
     np.testing.assert_allclose(ablated[MIDDLE], before[MIDDLE] - np.outer(along, unit), atol=1e-5)
+
+
+def test_a_low_rank_map_adds_what_the_row_says(llm: EdgeLlama) -> None:
+    rng = np.random.default_rng(3)
+    up, down, bias = rng.normal(size=(N_EMBD, 2)), rng.normal(size=(2, N_EMBD)), np.array([0.5, -2.0])
+    before = llm.capture(PROMPT, [MIDDLE])[MIDDLE].astype(np.float64)
+    with llm.intervening({MIDDLE: AddLowRank(up, down, bias, scale=0.3)}):
+        after = llm.capture(PROMPT, [MIDDLE])[MIDDLE]
+    np.testing.assert_allclose(after, before + 0.3 * (before @ down.T + bias) @ up.T, atol=1e-4)
+
+
+def test_ablation_and_addition_are_low_rank_maps(llm: EdgeLlama) -> None:
+    unit = VECTOR / np.linalg.norm(VECTOR)
+    none = np.zeros((1, N_EMBD))
+    for one, other in (
+        (AblateDirection(VECTOR), AddLowRank(-unit[:, None], unit[None])),
+        (AddVector(VECTOR, rows="answer"), AddLowRank(VECTOR[:, None], none, np.ones(1), rows="answer")),
+    ):
+        with llm.intervening({MIDDLE: one}):
+            expected = evaluate(llm, PROMPT, THEN)
+        with llm.intervening({MIDDLE: other}):
+            assert np.abs(evaluate(llm, PROMPT, THEN) - expected).max() < tolerance("llama")
+
+
+def test_a_low_rank_map_that_is_none() -> None:
+    up, down = np.ones((N_EMBD, 2)), np.ones((2, N_EMBD))
+    for bad in ((down, down), (up, up), (up, down[0]), (up, down, np.ones(3)), (up[:, :0], down[:0])):
+        with pytest.raises(SettingsError, match="expected up"):
+            AddLowRank(*bad)
+    with pytest.raises(SettingsError, match="finite"):
+        AddLowRank(up, down * np.nan)
 
 
 def test_a_function_gives_what_the_same_intervention_gives(llm: EdgeLlama) -> None:

@@ -83,6 +83,42 @@ class AblateDirection:
 
 
 @dataclass(frozen=True)
+class AddLowRank:
+    """h <- h + scale * U (V h + c): a linear map of low rank that says itself how much each row is moved."""
+
+    up: npt.ArrayLike = field(repr=False)  # U (n_embd, rank)
+    down: npt.ArrayLike = field(repr=False)  # V (rank, n_embd)
+    bias: npt.ArrayLike | None = field(default=None, repr=False)  # c (rank,); None: zeros
+    scale: float = 1.0
+    rows: Rows = "all"
+
+    def __post_init__(self) -> None:
+        up, down = (
+            np.ascontiguousarray(value, dtype=np.float32) for value in (self.up, self.down)
+        )
+        rank = down.shape[0] if down.ndim == 2 else 0
+        bias = np.zeros(rank, np.float32) if self.bias is None else np.ascontiguousarray(self.bias, np.float32)
+        if rank == 0 or down.size == 0 or up.shape != down.shape[::-1] or bias.shape != (rank,):
+            raise SettingsError(
+                f"AddLowRank: expected up (n_embd, rank), down (rank, n_embd) and bias (rank,), "
+                f"found {up.shape}, {down.shape} and {bias.shape}"
+            )
+        for name, value in (("up", up), ("down", down), ("bias", bias)):
+            if not np.isfinite(value).all():
+                raise SettingsError(f"AddLowRank.{name}: expected finite numbers, found NaN or infinity")
+            object.__setattr__(self, name, value)
+        if not np.isfinite(self.scale):
+            raise SettingsError(f"AddLowRank.scale: expected a finite number, found {self.scale}")
+        _check_rows(self.rows)
+
+    @property
+    def matrices(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """(V, c, scale * U^T), float32 (rank, n_embd), (rank,) and (rank, n_embd)."""
+        up, down, bias = (np.asarray(value, dtype=np.float32) for value in (self.up, self.down, self.bias))
+        return down, bias, np.ascontiguousarray(up.T * np.float32(self.scale))
+
+
+@dataclass(frozen=True)
 class EnergyDescent:
     """Descend one head of one layer's energy at the prompt's last token and every new token, without a gate.
 
@@ -123,4 +159,4 @@ class EnergyDescent:
         return self.steps, self.step_size, self.relative, self.covariance, self.max_shift
 
 
-Intervention = AddVector | AblateDirection | EnergyDescent | PythonFunction
+Intervention = AddVector | AblateDirection | AddLowRank | EnergyDescent | PythonFunction

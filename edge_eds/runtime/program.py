@@ -21,6 +21,7 @@ from edge_eds.energy.settings import Steering, SteeringSpec
 from edge_eds.errors import SettingsError, SteeringError
 from edge_eds.runtime.interventions import (
     AblateDirection,
+    AddLowRank,
     AddVector,
     EnergyDescent,
     FloatArray,
@@ -157,7 +158,7 @@ def intervention_program(interventions: Mapping[int, Sequence[Intervention]], n_
     for il, sequence in interventions.items():
         for intervention in sequence:
             _check_width(il, intervention, n_embd)
-            if isinstance(intervention, AddVector | AblateDirection | EnergyDescent):
+            if isinstance(intervention, AddVector | AblateDirection | AddLowRank | EnergyDescent):
                 steers_answers |= intervention.rows == "answer"
             else:
                 repeatable = False
@@ -195,13 +196,15 @@ def _check_width(il: int, intervention: Intervention, n_embd: int) -> None:
         width = np.size(intervention.vector)
     elif isinstance(intervention, AblateDirection):
         width = np.size(intervention.direction)
+    elif isinstance(intervention, AddLowRank):
+        width = np.shape(intervention.down)[1]
     elif isinstance(intervention, EnergyDescent):
         width = intervention.energy.n_embd
     elif callable(intervention):
         return
     else:
         raise SettingsError(
-            f"layer {il}: expected AddVector, AblateDirection, EnergyDescent or a function, "
+            f"layer {il}: expected AddVector, AblateDirection, AddLowRank, EnergyDescent or a function, "
             f"found {type(intervention).__name__}"
         )
     if width != n_embd:
@@ -215,6 +218,8 @@ def _add(program: _native.Program, il: int, intervention: Intervention) -> None:
         program.add_vector(il, intervention.scaled, _SCOPES[intervention.rows])
     elif isinstance(intervention, AblateDirection):
         program.ablate_direction(il, intervention.unit, intervention.amount, _SCOPES[intervention.rows])
+    elif isinstance(intervention, AddLowRank):
+        program.add_low_rank(il, *intervention.matrices, _SCOPES[intervention.rows])
     elif isinstance(intervention, EnergyDescent):
         # Without a gate the native core descends the head "merged" at every row of an answer.
         head = intervention.energy.heads[intervention.head]

@@ -168,7 +168,7 @@ class EdgeLlama(Llama):
         """Apply interventions to layer outputs for a while, in place of the energy steering.
 
         Args:
-            interventions: layer index -> AddVector, AblateDirection, EnergyDescent, a Python function
+            interventions: layer index -> AddVector, AblateDirection, AddLowRank, EnergyDescent, a Python function
                 (float32 (n, n_embd) -> the same, or None if it edited in place), or several of them in order.
 
         Raises:

@@ -64,6 +64,7 @@ void hook::set_program(const program * p) {
             if (item.energy) {
                 n_work = std::max(n_work, item.energy->work_size());
             }
+            n_work = std::max(n_work, item.bias.size());
         }
     }
     if (work_.size() < n_work) {

@@ -248,6 +248,14 @@ bool hook::run_item(const intervention & item, int64_t n) {
             add_scaled(-item.amount * dot(item.direction.data(), h, n_embd_), item.direction.data(), h,
                        n_embd_);
             changed_[(size_t) i] = 1;
+        } else if (item.kind == LOW_RANK) {
+            // all of V h + c first: h must not change meanwhile
+            const int64_t rank = (int64_t) item.bias.size();
+            affine(item.down.data(), item.bias.data(), h, work_.data(), rank, n_embd_);
+            for (int64_t k = 0; k < rank; ++k) {
+                add_scaled(work_[(size_t) k], item.up.data() + k * n_embd_, h, n_embd_);
+            }
+            changed_[(size_t) i] = 1;
         } else {
             const layer_plan & layer = layers_[(size_t) item.layer];
             const int64_t out_row = item.scope == ALL_ROWS ? layer.n_seen + row_index_[(size_t) i] : planned;

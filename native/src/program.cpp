@@ -61,6 +61,25 @@ void program::ablate_direction(int32_t layer, std::vector<float> u, float amount
     interventions_.push_back(std::move(item));
 }
 
+void program::add_low_rank(int32_t layer, std::vector<float> down, std::vector<float> bias,
+                           std::vector<float> up, row_scope scope) {
+    check_direction(layer, down, "the matrix down");
+    check_direction(layer, bias, "the bias");
+    check_direction(layer, up, "the matrix up");
+    if (down.size() != up.size() || down.size() % bias.size() != 0) {
+        throw std::invalid_argument(at_layer(layer) +
+                                    "down and up must both have one row of n_embd values for each bias");
+    }
+    intervention item;
+    item.kind  = LOW_RANK;
+    item.scope = scope;
+    item.layer = layer;
+    item.down  = std::move(down);
+    item.bias  = std::move(bias);
+    item.up    = std::move(up);
+    interventions_.push_back(std::move(item));
+}
+
 void program::host_function(int32_t layer, std::shared_ptr<row_function> function, row_scope scope) {
     if (!function) {
         throw std::invalid_argument(at_layer(layer) + "no function given");
@@ -167,6 +186,8 @@ void program::check(int32_t n_layer, int64_t n_embd) const {
         int64_t width = n_embd;
         if (item.kind == ADD_VECTOR || item.kind == ABLATE) {
             width = (int64_t) item.direction.size();
+        } else if (item.kind == LOW_RANK) {
+            width = (int64_t) (item.down.size() / item.bias.size());
         } else if (item.kind == GATE_READ || item.kind == DESCEND) {
             width = item.energy->n_embd();
         } else if (item.kind == CAPTURE) {

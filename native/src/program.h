@@ -20,7 +20,7 @@ public:
     virtual bool edit(float * rows, int64_t n, int64_t n_embd, std::exception_ptr & error) noexcept = 0;
 };
 
-enum intervention_kind { GATE_READ, ADD_VECTOR, ABLATE, DESCEND, HOST_FUNCTION, CAPTURE };
+enum intervention_kind { GATE_READ, ADD_VECTOR, ABLATE, LOW_RANK, DESCEND, HOST_FUNCTION, CAPTURE };
 
 // Every row of the decode, or those listed in hook::begin.
 enum row_scope { ALL_ROWS, PLANNED_ROWS };
@@ -33,6 +33,10 @@ struct intervention {
     std::vector<float> direction; // ADD_VECTOR: v (n_embd); ABLATE: unit u (n_embd)
     float amount  = 0.0f;         // ABLATE: 1 removes the direction
     double weight = 0.0;          // GATE_READ: weight of this layer in the gate's score
+
+    std::vector<float> down; // LOW_RANK: V (rank, n_embd)
+    std::vector<float> bias; // LOW_RANK: c (rank)
+    std::vector<float> up;   // LOW_RANK: U^T (rank, n_embd)
 
     std::shared_ptr<const layer_energy> energy; // GATE_READ, DESCEND
     float thresholds[n_heads];                  // DESCEND: at or below it nothing is written; -inf = none
@@ -69,6 +73,9 @@ public:
     void add_vector(int32_t layer, std::vector<float> v, row_scope scope);
     void ablate_direction(int32_t layer, std::vector<float> u, float amount,
                           row_scope scope); // u is normalised here
+    // h <- h + U (V h + c), with V = down and U^T = up (rank, n_embd), c = bias (rank)
+    void add_low_rank(int32_t layer, std::vector<float> down, std::vector<float> bias, std::vector<float> up,
+                      row_scope scope);
     void host_function(int32_t layer, std::shared_ptr<row_function> function, row_scope scope);
     void gate_read(int32_t layer, std::shared_ptr<const layer_energy> energy, double weight);
     void energy_descent(int32_t layer, std::shared_ptr<const layer_energy> energy,

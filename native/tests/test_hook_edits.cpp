@@ -129,6 +129,34 @@ static void ablation_removes_the_direction() {
     }
 }
 
+static void low_rank_map_adds_what_the_row_says() {
+    const int64_t rank            = 3;
+    const std::vector<float> rows = input_rows(9);
+    random_source random(7);
+    const std::vector<float> down      = random.values(rank * n_embd);
+    const std::vector<float> up        = random.values(rank * n_embd);
+    const std::vector<float> bias      = {0.5f, -1.0f, 0.0f};
+    const std::vector<int32_t> planned = {1, 2, 8};
+    for (int64_t n_ubatch : {2, 512}) {
+        for (row_scope scope : {ALL_ROWS, PLANNED_ROWS}) {
+            hook h(fake::api(), 6, n_embd);
+            const std::vector<std::vector<float>> plain = run(h, nullptr, n_ubatch, rows, planned);
+            program p;
+            p.add_low_rank(2, down, bias, up, scope);
+            const std::vector<std::vector<float>> edited = run(h, &p, n_ubatch, rows, planned);
+            compare(plain, edited, scope == ALL_ROWS, planned, [&](float * row) {
+                float along[rank];
+                for (int64_t k = 0; k < rank; ++k) {
+                    along[k] = dot(down.data() + k * n_embd, row, n_embd) + bias[(size_t) k];
+                }
+                for (int64_t k = 0; k < rank; ++k) {
+                    add_scaled(along[k], up.data() + k * n_embd, row, n_embd);
+                }
+            });
+        }
+    }
+}
+
 class doubling : public row_function {
 public:
     std::vector<int64_t> sizes = std::vector<int64_t>(64, 0);
@@ -239,6 +267,7 @@ static void v_and_minus_v_cancel() {
 int main() {
     add_vector_adds();
     ablation_removes_the_direction();
+    low_rank_map_adds_what_the_row_says();
     host_functions_get_the_rows_in_scope();
     scopes_mix_on_one_layer();
     items_run_in_the_order_added_and_captures_last();

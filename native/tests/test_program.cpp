@@ -23,6 +23,10 @@ static void refuses_arguments() {
     CHECK_THROWS(p.ablate_direction(2, std::vector<float>((size_t) n_embd, 0.0f), 1.0f, ALL_ROWS),
                  std::invalid_argument, "layer 2: the direction to ablate is zero");
     CHECK_THROWS(p.ablate_direction(2, v, inf, ALL_ROWS), std::invalid_argument, "amount");
+    CHECK_THROWS(p.add_low_rank(2, v, {}, v, ALL_ROWS), std::invalid_argument, "layer 2: the bias is empty");
+    CHECK_THROWS(p.add_low_rank(2, v, {1.0f}, bad, ALL_ROWS), std::invalid_argument, "the matrix up holds NaN");
+    CHECK_THROWS(p.add_low_rank(2, v, {1.0f}, std::vector<float>((size_t) (2 * n_embd), 1.0f), ALL_ROWS),
+                 std::invalid_argument, "one row of n_embd values for each bias");
     CHECK_THROWS(p.host_function(2, nullptr, ALL_ROWS), std::invalid_argument, "no function");
     CHECK_THROWS(p.gate_read(1, random_layer_energy(1, n_embd, {HEAD_FR}), 1.0), std::invalid_argument,
                  "head harm");
@@ -62,6 +66,12 @@ static void refuses_what_does_not_fit_the_model() {
     {
         program p;
         p.add_vector(1, std::vector<float>(7, 1.0f), ALL_ROWS);
+        CHECK_THROWS(p.check(n_layer, n_embd), std::invalid_argument,
+                     "rows of 7 values, but the model has n_embd = 24");
+    }
+    {
+        program p;
+        p.add_low_rank(1, std::vector<float>(2 * 7, 1.0f), {0.0f, 1.0f}, std::vector<float>(2 * 7, 1.0f), ALL_ROWS);
         CHECK_THROWS(p.check(n_layer, n_embd), std::invalid_argument,
                      "rows of 7 values, but the model has n_embd = 24");
     }
