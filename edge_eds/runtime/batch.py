@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +22,8 @@ from edge_eds.energy.settings import Steering
 from edge_eds.errors import PromptTooLongError, SettingsError, SteeringError
 from edge_eds.runtime.chat_prompt import Message, render_chat
 from edge_eds.runtime.energies import ModelFiles
-from edge_eds.runtime.hooks import armed
 from edge_eds.runtime.interventions import Intervention
+from edge_eds.runtime.parallel import ParallelLlama, Rows
 from edge_eds.runtime.program import HookProgram, capture_program, intervention_program, steering_program
 from edge_eds.runtime.session import EdgeLlama
 from edge_eds.runtime.trace import Trace
@@ -59,34 +58,6 @@ class _Sequence:
     trace: Trace = field(default_factory=Trace)
 
 
-@dataclass
-class _Rows:
-    """The rows of one decode, in batch order."""
-
-    answer_rows: list[int] = field(default_factory=list)
-    slots: list[int] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
-    n: int = 0
-
-    def add_answer_row(self, row: int, slot: int, offset: int) -> None:
-        self.answer_rows.append(row)
-        self.slots.append(slot)
-        self.offsets.append(offset)
-
-
-class _ParallelLlama(EdgeLlama):
-    """A session whose context holds several sequences in one unified KV cache."""
-
-    def __init__(self, *args: Any, n_sequences: int, **kwargs: Any) -> None:
-        self._n_sequences = n_sequences
-        super().__init__(*args, **kwargs)
-
-    def _prepare_context(self, params: llama_api.llama_context_params) -> None:
-        super()._prepare_context(params)
-        params.n_seq_max = self._n_sequences
-        params.kv_unified = True  # rows then stay in batch order, which the hook counts on
-
-
 class BatchRunner:
     """A model loaded for answering many prompts.
 
@@ -119,7 +90,7 @@ class BatchRunner:
         self.fingerprint = ModelFingerprint.from_gguf(files.gguf, files.lora)
         self._n_ctx_sequence = n_ctx
         # One more sequence holds what all prompts begin with.
-        self._llm = _ParallelLlama(
+        self._llm = ParallelLlama(
             files.gguf,
             n_sequences=n_parallel + 1,
             lora_path=str(files.lora) if files.lora else None,
@@ -279,9 +250,9 @@ class _Run:
             if self.runner._shares_prefix and repeatable and len(prompts) > 1:
                 self.prefix = _common_prefix(prompts)
             for start in range(0, len(self.prefix), _N_BATCH):
-                rows = _Rows()
+                rows = Rows()
                 for position in range(start, min(start + _N_BATCH, len(self.prefix))):
-                    self._put(rows, self.prefix[position], position, self.runner._n_parallel, output=False)
+                    self.llm.put(rows, self.prefix[position], position, self.runner._n_parallel, output=False)
                 self._decode(rows)
             yield
         finally:
@@ -318,13 +289,13 @@ class _Run:
 
     def _step(self) -> None:
         """One decode: a new token for every answer that has begun, and as much of the new prompts as fits."""
-        rows = _Rows()
+        rows = Rows()
         outputs: dict[int, int] = {}  # slot -> batch row whose logits give its next token
         for slot, sequence in self.active.items():
             if sequence.answer:
                 outputs[slot] = rows.n
                 rows.add_answer_row(rows.n, slot, len(sequence.answer))
-                self._put(rows, sequence.answer[-1], sequence.n_past, slot, output=True)
+                self.llm.put(rows, sequence.answer[-1], sequence.n_past, slot, output=True)
                 sequence.n_past += 1
         ends: dict[int, int] = {}  # slot -> index among the answer rows, for prompts that end in this decode
         for slot, sequence in self.active.items():
@@ -338,7 +309,7 @@ class _Run:
                     outputs[slot] = rows.n
                     ends[slot] = len(rows.answer_rows)
                     rows.add_answer_row(rows.n, slot, 0)
-                self._put(rows, sequence.prompt[position], position, slot, output=is_end)
+                self.llm.put(rows, sequence.prompt[position], position, slot, output=is_end)
                 sequence.n_past += 1
         states = self._decode_with_states(rows) if ends and self.capture_layers else self._decode(rows)
         for slot, row in outputs.items():
@@ -352,25 +323,11 @@ class _Run:
             sequence.answer.append(int(logits.argmax()))
         self._collect_traces(rows)
 
-    def _put(self, rows: _Rows, token: int, position: int, sequence_id: int, *, output: bool) -> None:
-        batch = self.llm._batch.batch
-        batch.token[rows.n] = token
-        batch.pos[rows.n] = position
-        batch.seq_id[rows.n][0] = sequence_id
-        batch.n_seq_id[rows.n] = 1
-        batch.logits[rows.n] = output
-        rows.n += 1
-
-    def _decode(self, rows: _Rows) -> dict[int, FloatArray]:
-        self.llm._batch.batch.n_tokens = rows.n
-        answer_rows, slots, offsets = (
-            np.asarray(values, dtype=np.int32) for values in (rows.answer_rows, rows.slots, rows.offsets)
-        )
-        with armed(self.hook, self.program, rows.n, answer_rows, slots, offsets):
-            self.llm._ctx.decode(self.llm._batch)
+    def _decode(self, rows: Rows) -> dict[int, FloatArray]:
+        self.llm.decode(rows, self.program)
         return {}
 
-    def _decode_with_states(self, rows: _Rows) -> dict[int, FloatArray]:
+    def _decode_with_states(self, rows: Rows) -> dict[int, FloatArray]:
         """Decode, and give layer -> (n answer rows, n_embd)."""
         shape = (len(rows.answer_rows), self.llm.n_embd())
         states = {il: np.empty(shape, dtype=np.float32) for il in self.capture_layers}
@@ -381,7 +338,7 @@ class _Run:
         self.hook.set_program(self.program.native() if self.program else None)
         return states
 
-    def _collect_traces(self, rows: _Rows) -> None:
+    def _collect_traces(self, rows: Rows) -> None:
         if self.program is None or not self.program.steers_answers:
             return
         source = self.program.host or self.hook

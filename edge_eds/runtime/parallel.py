@@ -1,0 +1,69 @@
+"""One context that holds several sequences, and the rows of one decode of it: what batch.py and slots.py share.
+
+Leaves out what is decoded when, and what is made of the logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from llama_cpp import llama_cpp as llama_api
+
+from edge_eds.runtime.hooks import armed
+from edge_eds.runtime.program import HookProgram
+from edge_eds.runtime.session import EdgeLlama
+
+
+@dataclass
+class Rows:
+    """The rows of one decode, in batch order; answer_rows are those that the hook is told of."""
+
+    answer_rows: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    n: int = 0
+
+    def add_answer_row(self, row: int, slot: int, offset: int) -> None:
+        """Batch row `row` belongs to the answer of `slot`, `offset` tokens after its prompt's end."""
+        self.answer_rows.append(row)
+        self.slots.append(slot)
+        self.offsets.append(offset)
+
+
+class ParallelLlama(EdgeLlama):
+    """A session whose context holds several sequences in one unified KV cache."""
+
+    def __init__(self, *args: Any, n_sequences: int, **kwargs: Any) -> None:
+        self._n_sequences = n_sequences
+        super().__init__(*args, **kwargs)
+
+    def _prepare_context(self, params: llama_api.llama_context_params) -> None:
+        super()._prepare_context(params)
+        params.n_seq_max = self._n_sequences
+        params.kv_unified = True  # rows then stay in batch order, which the hook counts on
+
+    def put(self, rows: Rows, token: int, position: int, sequence_id: int, *, output: bool) -> None:
+        """Add one row to the coming decode; its logits can be read afterwards if it is an output."""
+        batch = self._batch.batch
+        batch.token[rows.n] = token
+        batch.pos[rows.n] = position
+        batch.seq_id[rows.n][0] = sequence_id
+        batch.n_seq_id[rows.n] = 1
+        batch.logits[rows.n] = output
+        rows.n += 1
+
+    def decode(self, rows: Rows, program: HookProgram | None) -> None:
+        """Decode the rows that were put, with the program that the hook has been set to.
+
+        Raises:
+            SteeringError: what the program asks for did not happen.
+            RuntimeError: llama.cpp could not decode.
+        """
+        self._batch.batch.n_tokens = rows.n
+        answer_rows, slots, offsets = (
+            np.asarray(values, dtype=np.int32) for values in (rows.answer_rows, rows.slots, rows.offsets)
+        )
+        with armed(self._hook, program, rows.n, answer_rows, slots, offsets):
+            self._ctx.decode(self._batch)
