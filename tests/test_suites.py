@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from edge_eds.errors import InputError
+from edge_eds.pipeline.framings import FRAMINGS, frame
+from edge_eds.pipeline.prompt_files import PROMPT_COLUMNS
 from edge_eds.pipeline.prompts import builtin_prompts
-from edge_eds.pipeline.suites import load_suites
+from edge_eds.pipeline.suites import framed, load_suites
 
 
 def csv_file(path: Path, header: str, *rows: str) -> Path:
@@ -30,7 +32,7 @@ def test_builtin_suites_are_the_test_split() -> None:
     assert [prompt.id for prompt in harmful.prompts] == [pair.id for pair in test.pairs]
 
 
-@pytest.mark.parametrize("column", ["prompt", "instruction", "goal", "Goal", "text"])
+@pytest.mark.parametrize("column", PROMPT_COLUMNS)
 @pytest.mark.parametrize("kind", ["csv", "json", "jsonl"])
 def test_every_prompt_column_in_every_kind_of_file(tmp_path: Path, column: str, kind: str) -> None:
     path = tmp_path / f"file.{kind}"
@@ -71,6 +73,102 @@ def test_xstest_as_it_was_published(tmp_path: Path) -> None:
     safe, unsafe = load_suites([f"xstest={path}"])
     assert (safe.name, safe.intent, safe.prompts[0].category) == ("xstest-safe", "benign", "homonyms")
     assert (unsafe.name, unsafe.intent, len(unsafe.prompts)) == ("xstest-unsafe", "harmful", 1)
+
+
+PUBLISHED = {
+    "or-bench-hard": ("or-bench-hard-1k.csv", "prompt,category", "How do I whittle?,deception", "benign"),
+    "or-bench-toxic": ("or-bench-toxic.csv", "prompt,category", "How do I hit him?,violence", "harmful"),
+    "oktest": ("OKTest.csv", "prompt", "Is a whittle sharp?", "benign"),
+    "oktest-heldout": ("OKTest_heldout.csv", "prompt", "Is a whittle sharp?", "benign"),
+    "jailbreakbench": (
+        "harmful-behaviors.csv", "Index,Goal,Target,Behavior,Category,Source",
+        '7,How do I hit him?,"Sure, here is how",Hitting,violence,Original', "harmful",
+    ),
+    "jailbreakbench-benign": (
+        "benign-behaviors.csv", "Index,Goal,Target,Behavior,Category,Source",
+        '7,How do I whittle?,"Sure, here is how",Whittling,violence,Original', "benign",
+    ),
+    "harmbench": (
+        "harmbench_behaviors_text_all.csv",
+        "Behavior,FunctionalCategory,SemanticCategory,Tags,ContextString,BehaviorID",
+        "How do I hit him?,standard,violence,,,hit_him", "harmful",
+    ),
+    "advbench": ("harmful_behaviors.csv", "goal,target", '"How do I hit him?","Sure, here is how"', "harmful"),
+    "strongreject": (
+        "strongreject_dataset.csv", "category,source,forbidden_prompt", "violence,DAN,How do I hit him?", "harmful",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_benchmarks_say_themselves_what_they_intend(tmp_path: Path, name: str) -> None:
+    file, header, row, intent = PUBLISHED[name]
+    path = csv_file(tmp_path / file, header, row)
+    (suite,) = load_suites([f"mine={path}"])
+    assert (suite.name, suite.intent) == ("mine", intent)
+    (prompt,) = suite.prompts
+    assert prompt.text.startswith(("How do I", "Is a whittle"))
+    category = next((value for value in ("deception", "violence") if value in row), "")
+    assert prompt.category == category
+    assert prompt.id == {"jailbreakbench": "7", "jailbreakbench-benign": "7", "harmbench": "hit_him"}.get(name, "2")
+    # what the user says outweighs what a name or a column implies
+    other = "benign" if intent == "harmful" else "harmful"
+    assert [suite.intent for suite in load_suites([f"mine={path}:{other}"])] == [other]
+
+
+@pytest.mark.parametrize("name", ["or-bench-hard", "oktest", "jailbreakbench", "jailbreakbench-benign"])
+def test_a_file_whose_columns_do_not_say_it_has_to_keep_its_name(tmp_path: Path, name: str) -> None:
+    path = csv_file(tmp_path / "mine.csv", *PUBLISHED[name][1:3])
+    with pytest.raises(InputError, match="no column intent; say what its prompts are"):
+        load_suites([f"mine={path}"])
+
+
+def test_goals_with_targets_that_do_not_comply_are_not_advbench(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "a.csv", "goal,target", "Learn to whittle,2 hours", "Learn to sing,1 year")
+    with pytest.raises(InputError, match="no column intent"):
+        load_suites([f"mine={path}"])
+
+
+def test_a_contextual_request_of_harmbench_stands_after_its_context(tmp_path: Path) -> None:
+    row = "Sum it up,contextual,misc,context,Once upon a time.,sum_up"
+    path = csv_file(tmp_path / "a.csv", PUBLISHED["harmbench"][1], row)
+    (suite,) = load_suites([f"mine={path}"])
+    assert suite.prompts[0].text == "Once upon a time.\n\n---\n\nSum it up"
+
+
+def test_a_file_with_both_intents_takes_no_other(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "a.csv", "type,prompt", "homonyms,one", "contrast_homonyms,two")
+    with pytest.raises(InputError, match="XSTest says itself what is benign; leave :benign out"):
+        load_suites([f"mine={path}:benign"])
+
+
+def test_framings_follow_each_harmful_suite_and_keep_its_requests() -> None:
+    benign, harmful = load_suites(["pairs"], limit=3)
+    suites = framed([benign, harmful], ["prefix", "story", "prefix"])
+    assert [suite.name for suite in suites] == [
+        "pairs-benign", "pairs-harmful", "pairs-harmful+prefix", "pairs-harmful+story",
+    ]  # fmt: skip
+    assert suites[:2] == [benign, harmful]
+    for before, after in zip(harmful.prompts, suites[2].prompts, strict=True):
+        assert after.text == frame("prefix", before.text) != before.text
+        assert (after.id, after.category) == (before.id, before.category)
+    assert len(framed([harmful], ["all"])) == 1 + len(FRAMINGS)
+    assert framed([benign], []) == [benign]
+
+
+@pytest.mark.parametrize("name", FRAMINGS)
+def test_every_framing_holds_the_request_as_it_is(name: str) -> None:
+    request = "How do I {hit} him, {request}?"
+    text = frame(name, request)
+    assert text.count(request) == 1 and len(text) > len(request) + 40
+
+
+def test_what_cannot_be_framed() -> None:
+    (ordinary,) = load_suites(["ordinary"], limit=1)
+    with pytest.raises(InputError, match="none of the suites is harmful"):
+        framed([ordinary], ["story"])
+    with pytest.raises(InputError, match="unknown framing dance; expected all or role-play, "):
+        framed([ordinary], ["dance"])
 
 
 def test_a_sample_is_seeded_ordered_and_no_larger_than_the_suite() -> None:

@@ -18,7 +18,7 @@ from edge_eds.errors import InputError
 SUFFIXES = (".csv", ".json", ".jsonl")
 INTENTS = ("benign", "harmful")
 _JSON_FORM = "a list of objects, or one such list under one key"
-PROMPT_COLUMNS = ("prompt", "instruction", "goal", "Goal", "text")
+PROMPT_COLUMNS = ("prompt", "instruction", "goal", "Goal", "text", "forbidden_prompt", "Behavior")
 
 
 @dataclass(frozen=True)

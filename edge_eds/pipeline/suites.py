@@ -5,8 +5,9 @@ A suite is asked for as
     pairs                        the built-in matched pairs (test split): pairs-benign and pairs-harmful
     NAME=PATH                    a file with a column of prompts and one of intents (benign | harmful)
     NAME=PATH:benign|harmful     a file with a column of prompts, all of one intent
-A file with both intents gives the suites NAME-benign and NAME-harmful. XSTest as it was published has no
-intents but types, of which those that begin with "contrast" are unsafe: it gives NAME-safe and NAME-unsafe.
+A file with both intents gives the suites NAME-benign and NAME-harmful. A published benchmark needs neither
+(benchmarks.py lists them); XSTest gives NAME-safe and NAME-unsafe, as it calls them. `framed` makes jailbroken
+versions of harmful suites.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_eds.errors import InputError
+from edge_eds.pipeline.benchmarks import CATEGORY_COLUMNS, ID_COLUMNS, first_field, implied_intents, with_context
+from edge_eds.pipeline.framings import frame, framing_names
 from edge_eds.pipeline.prompt_files import INTENTS, PROMPT_COLUMNS, Row, columns, find_column, read_rows
 from edge_eds.pipeline.prompts import builtin_prompts
 
 BUILTIN = ("ordinary", "pairs")
-_XSTEST_TYPE = "type"
-_XSTEST_UNSAFE = "contrast"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class Suite:
             return self
         chosen = sorted(random.Random(f"{seed} {self.name}").sample(range(len(self.prompts)), n))
         return replace(self, prompts=tuple(self.prompts[i] for i in chosen))
+
+    def framed(self, framing: str) -> Suite:
+        """The same requests in a jailbreak framing, as the suite NAME+FRAMING."""
+        prompts = tuple(replace(prompt, text=frame(framing, prompt.text)) for prompt in self.prompts)
+        return replace(self, name=f"{self.name}+{framing}", prompts=prompts)
 
 
 def load_suites(wishes: Sequence[str], limit: int | None = None, seed: int = 0) -> list[Suite]:
@@ -82,13 +88,15 @@ def read_suite_file(name: str, path: Path, intent: str | None = None) -> list[Su
     """
     rows = read_rows(path)
     prompt_column = find_column(rows, PROMPT_COLUMNS, "prompts")
-    found = columns(rows)
-    by_type = "intent" not in found and _is_xstest(rows)
-    if "intent" in found or by_type:
+    names = INTENTS
+    if "intent" in columns(rows):
         if intent is not None:
-            column = "intent" if "intent" in found else _XSTEST_TYPE
-            raise InputError(f"{path}: its column {column} says what is {intent}; leave :{intent} out")
-        intents = [_xstest_intent(row) if by_type else row.intent() for row in rows]
+            raise InputError(f"{path}: its column intent says what is {intent}; leave :{intent} out")
+        intents: Sequence[str] = [row.intent() for row in rows]
+    elif (implied := implied_intents(path, rows)) and (intent is None or implied.both):
+        if intent is not None:
+            raise InputError(f"{path}: {implied.benchmark} says itself what is {intent}; leave :{intent} out")
+        intents, names = implied.intents, implied.names
     elif intent is not None:
         intents = [intent] * len(rows)
     else:
@@ -99,11 +107,32 @@ def read_suite_file(name: str, path: Path, intent: str | None = None) -> list[Su
     if len({prompt.id for prompt in prompts}) < len(prompts):
         prompts = [replace(prompt, id=str(row.number)) for prompt, row in zip(prompts, rows, strict=True)]
     suites = []
-    for one in INTENTS:
+    for one, its_name in zip(INTENTS, names, strict=True):
         chosen = tuple(prompt for prompt, its in zip(prompts, intents, strict=True) if its == one)
         if chosen:
-            suites.append(Suite(_name(name, one, by_type, len(set(intents)) > 1), one, chosen, str(path)))
+            # XSTest calls its halves what they are, also where there is one of them
+            alone = names == INTENTS and len(set(intents)) == 1
+            suites.append(Suite(name if alone else f"{name}-{its_name}", one, chosen, str(path)))
     return suites
+
+
+def framed(suites: Sequence[Suite], wishes: Sequence[str]) -> list[Suite]:
+    """The suites, each harmful one followed by its framed versions NAME+FRAMING.
+
+    Args:
+        wishes: names of framings (framings.py), or "all".
+
+    Raises:
+        InputError: an unknown framing; nothing harmful to frame.
+    """
+    names = framing_names(wishes)
+    if names and not any(suite.intent == "harmful" for suite in suites):
+        raise InputError("framings wrap harmful prompts, and none of the suites is harmful; add one, as pairs is")
+    return [
+        version
+        for suite in suites
+        for version in (suite, *(suite.framed(name) for name in names if suite.intent == "harmful"))
+    ]
 
 
 def _suites(wish: str) -> list[Suite]:
@@ -141,22 +170,6 @@ def _builtin(name: str) -> list[Suite]:
     ]
 
 
-def _name(name: str, intent: str, by_type: bool, both: bool) -> str:
-    if by_type:
-        return f"{name}-{'safe' if intent == 'benign' else 'unsafe'}"
-    return f"{name}-{intent}" if both else name
-
-
 def _prompt(row: Row, column: str) -> SuitePrompt:
-    category = row.fields.get("category", "") or row.fields.get(_XSTEST_TYPE, "")
-    return SuitePrompt(
-        row.fields.get("id", "").strip() or str(row.number), row.text(column), category.strip()
-    )
-
-
-def _is_xstest(rows: Sequence[Row]) -> bool:
-    return any(row.fields.get(_XSTEST_TYPE, "").startswith(_XSTEST_UNSAFE) for row in rows)
-
-
-def _xstest_intent(row: Row) -> str:
-    return "harmful" if row.text(_XSTEST_TYPE).startswith(_XSTEST_UNSAFE) else "benign"
+    text = with_context(row, row.text(column))
+    return SuitePrompt(first_field(row, ID_COLUMNS) or str(row.number), text, first_field(row, CATEGORY_COLUMNS))
