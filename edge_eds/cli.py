@@ -23,6 +23,7 @@ from edge_eds.errors import EdgeError
 COMMANDS = {
     "chat": "Talk to a model whose false refusals are steered away.",
     "run": "Answer one prompt, for scripts.",
+    "serve": "Serve the model to programs that speak OpenAI's API.",
     "fit": "Make the energies of a model: collect, train and tune in one go.",
     "collect": "Ask the model a prompt set and keep its hidden states and verdicts.",
     "train": "Train energies on what collect has kept.",

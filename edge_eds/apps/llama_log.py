@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 from llama_cpp import llama_cpp as llama_api
@@ -40,3 +42,18 @@ class LlamaLog:
 def llama_log() -> LlamaLog:
     """The one log of this process."""
     return LlamaLog()
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Load a model without llama.cpp's log on the terminal; its first error goes into the message of ours.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+    """
+    log = llama_log()
+    log.install()
+    try:
+        yield
+    except ModelError as error:
+        raise log.explain(error) from error

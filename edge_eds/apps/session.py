@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edge_eds.apps.llama_log import llama_log
+from edge_eds.apps.llama_log import explained
 from edge_eds.apps.settings import MIN_CTX, SessionOptions
 from edge_eds.energy.gguf_header import GgufHeader, read_gguf_header
 from edge_eds.energy.settings import Steering
@@ -106,7 +106,7 @@ def open_session(options: SessionOptions) -> Session:
         files,
         energy=energy_path,
         steering=None if energy_path is None else Steering(strength=strength),
-        n_ctx=options.ctx or _default_ctx(header),
+        n_ctx=options.ctx or default_ctx(header),
         n_threads=options.threads,
         n_threads_batch=options.threads,
         chat_format=options.chat_format,
@@ -121,13 +121,9 @@ def load_quietly(files: ModelFiles, **llama_args: Any) -> EdgeLlama:
     Raises:
         EdgeError: the model or its energies cannot be used.
     """
-    log = llama_log()
-    log.install()
     lora = None if files.lora is None else str(files.lora)
-    try:
+    with explained():
         return EdgeLlama(files.gguf, lora_path=lora, verbose=False, **llama_args)
-    except ModelError as error:
-        raise log.explain(error) from error
 
 
 def check_files(files: ModelFiles) -> GgufHeader:
@@ -189,6 +185,7 @@ def _n_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _default_ctx(header: GgufHeader) -> int:
+def default_ctx(header: GgufHeader) -> int:
+    """Tokens that a conversation may have where nobody says: what the model was trained for, up to DEFAULT_CTX."""
     trained = header.arch_value("context_length")
     return min(trained, DEFAULT_CTX) if isinstance(trained, int) and trained >= MIN_CTX else DEFAULT_CTX

@@ -1,0 +1,143 @@
+"""The documents that the server answers with, in the form of OpenAI's API, and `eds` beside them."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_eds.apps.answer import SteeringReport
+from edge_eds.apps.server.worker import Result, Token
+from edge_eds.energy.settings import SteeringSpec
+from edge_eds.runtime.trace import HEADS
+
+Piece = Callable[[int], bytes]  # the bytes of a token
+
+
+def usage(results: Sequence[Result]) -> dict[str, Any]:
+    """How many tokens went in and came out; `cached_tokens` of the prompt were there from before."""
+    n_prompt = sum(result.n_prompt for result in results)
+    n_new = sum(len(result.pieces) for result in results)
+    return {
+        "prompt_tokens": n_prompt,
+        "completion_tokens": n_new,
+        "total_tokens": n_prompt + n_new,
+        "prompt_tokens_details": {"cached_tokens": sum(result.n_cached for result in results)},
+    }
+
+
+def chat_logprobs(tokens: Sequence[Token], piece: Piece) -> dict[str, Any]:
+    """Log-probabilities as chats have them."""
+
+    def entry(text: bytes, logprob: float) -> dict[str, Any]:
+        return {"token": text.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(text)}
+
+    content = []
+    for token in tokens:
+        if token.logprobs is not None:
+            top = [entry(piece(other), logprob) for other, logprob in token.logprobs.top]
+            content.append({**entry(token.bytes, token.logprobs.logprob), "top_logprobs": top})
+    return {"content": content, "refusal": None}
+
+
+def text_logprobs(tokens: Sequence[Token], piece: Piece, offset: int) -> dict[str, Any]:
+    """Log-probabilities as completions have them; offset: letters of the answer before these tokens."""
+    found: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    for token in tokens:
+        if token.logprobs is None:
+            continue
+        text = token.bytes.decode("utf-8", "replace")
+        top = {piece(other).decode("utf-8", "replace"): logprob for other, logprob in reversed(token.logprobs.top)}
+        found["tokens"].append(text)
+        found["token_logprobs"].append(token.logprobs.logprob)
+        found["top_logprobs"].append({**top, text: token.logprobs.logprob})
+        found["text_offset"].append(offset)
+        offset += len(text)
+    return found
+
+
+def steering(result: Result, spec: SteeringSpec | None) -> dict[str, Any]:
+    """`eds` of an answer: what `run --json` says of steering, the strength, and every token whose energy was read.
+
+    offset 0 is the prompt's end, offset k the k-th token of the answer. threshold None: there is none.
+    """
+    report = SteeringReport.of(result.trace)
+    descents = result.trace.descents
+    tokens = []
+    for token in report.tokens:
+        layers = [
+            {
+                "layer": int(record["layer"]),
+                "head": HEADS[record["head"]],
+                "energy_before": float(record["energy_before"]),
+                "energy_after": float(record["energy_after"]),
+                "threshold": _threshold(spec, HEADS[record["head"]], int(record["layer"])),
+                "steps": int(record["steps"]),
+                "shift": float(record["shift"]),
+            }
+            for record in descents[descents["offset"] == token.offset]
+        ]
+        tokens.append(
+            {
+                "offset": token.offset,
+                "text": result.pieces[token.offset - 1] if 0 < token.offset <= len(result.pieces) else None,
+                "energy_before": token.energy_before,
+                "energy_after": token.energy_after,
+                "shift": token.shift,
+                "touched": token.touched,
+                "layers": layers,
+            }
+        )
+    return {"strength": result.strength, **report.document(), "tokens": tokens}
+
+
+def energies(
+    prompt_tokens: int, by_layer: dict[int, dict[str, float]], spec: SteeringSpec, model: str
+) -> dict[str, Any]:
+    """What the energies say of the state {layer: {head: energy}} at a prompt's end, and what steering would do."""
+    gate, decision, score, head = spec.gate, "ungated", None, "merged"
+    if gate is not None:
+        score = gate.bias + sum(weight * by_layer[il]["harm"] for il, weight in gate.weights.items())
+        decision = "benign" if score <= gate.benign else "harmful" if score >= gate.harmful else "uncertain"
+        head = {"benign": "fr", "harmful": "jb"}.get(decision, "")
+        if head not in spec.heads:  # the gate has no decision for which nothing can be descended
+            decision, head = "uncertain", ""
+    layers = []
+    for il, by_head in by_layer.items():
+        thresholds = {name: _threshold(spec, name, il) for name in by_head if name != "harm"}
+        above = il in spec.layers and head in by_head
+        if above and thresholds[head] is not None:
+            above = by_head[head] > thresholds[head]
+        layers.append({"layer": il, "energies": by_head, "thresholds": thresholds, "would_be_touched": above})
+    return {
+        "object": "eds.energy",
+        "model": model,
+        "prompt_tokens": prompt_tokens,
+        "gate": decision,
+        "gate_score": score,
+        "gate_benign": None if gate is None else gate.benign,
+        "gate_harmful": None if gate is None else gate.harmful,
+        "head": head or None,
+        "would_be_touched": any(layer["would_be_touched"] for layer in layers),
+        "layers": layers,
+    }
+
+
+def _threshold(spec: SteeringSpec | None, head: str, il: int) -> Any:
+    return None if spec is None else spec.thresholds.get(head, {}).get(il)
+
+
+def embedding(index: int, values: npt.NDArray[np.float32], as_base64: bool) -> dict[str, Any]:
+    """One embedding, as numbers or as the base64 of little-endian float32."""
+    encoded: Any = values.tolist()
+    if as_base64:
+        encoded = base64.b64encode(values.astype("<f4").tobytes()).decode("ascii")
+    return {"object": "embedding", "index": index, "embedding": encoded}
+
+
+def models(names: Sequence[str], created: int) -> list[dict[str, Any]]:
+    """The models of this server."""
+    return [{"id": name, "object": "model", "created": created, "owned_by": "edge-eds"} for name in names]
