@@ -25,6 +25,7 @@ from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.interventions import Intervention
 from edge_eds.runtime.parallel import ParallelLlama, Rows
 from edge_eds.runtime.program import HookProgram, capture_program, intervention_program, steering_program
+from edge_eds.runtime.scoring import answer_log_probs
 from edge_eds.runtime.session import EdgeLlama
 from edge_eds.runtime.trace import Trace
 
@@ -208,6 +209,23 @@ class BatchRunner:
         run = _Run(self, program, max_new_tokens, tuple(capture_layers), want_logits)
         with run.prefix_shared(token_lists):
             return run.all(token_lists, on_done)
+
+    def log_probs(
+        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+    ) -> list[FloatArray]:
+        """What the unsteered model gives to each token of these answers: arrays (n_tokens,), in nats.
+
+        Raises:
+            PromptTooLongError: a prompt that does not fit its part of the context together with its answer.
+        """
+        pairs = list(zip(prompts, answers, strict=True))
+        for i, (prompt, answer) in enumerate(pairs):
+            if len(prompt) + len(answer) > self._n_ctx_sequence:
+                raise PromptTooLongError(
+                    f"prompt {i + 1}: {len(prompt)} tokens and an answer of {len(answer)}, but a sequence "
+                    f"holds {self._n_ctx_sequence}; shorten the prompt or raise --ctx"
+                )
+        return answer_log_probs(self._llm, _N_BATCH, self._n_parallel, prompts, answers)
 
     def _program(self, steering: Steering | HookProgram | None) -> HookProgram | None:
         if isinstance(steering, HookProgram):
