@@ -88,7 +88,7 @@ class Answering:
     _slot: _Slot = field(default_factory=lambda: _Slot(-1), repr=False)
     _program: HookProgram | None = field(default=None, repr=False)
     _sampler: LlamaSampler | None = field(default=None, repr=False)
-    _last_step: int = field(default=0, repr=False)
+    _last_step: int = field(default=0, repr=False)  # in which it got a token, or began
 
     @property
     def _n_left(self) -> int:
@@ -438,6 +438,7 @@ class Slots:
         for answer, n_rows in plan.parts:
             slot = answer._slot
             slot.rows += answer.task.prompt[len(slot.rows) : len(slot.rows) + n_rows] or answer.tokens[-1:]
+        for answer, _ in outputs:
             answer._last_step = self._n_steps
         self._note_traces(plan.program, [answer for answer, _ in outputs])
         return outputs
