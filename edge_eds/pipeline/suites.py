@@ -5,6 +5,7 @@ A suite is asked for as
     pairs                        the built-in matched pairs (test split): pairs-benign and pairs-harmful
     NAME=PATH                    a file with a column of prompts and one of intents (benign | harmful)
     NAME=PATH:benign|harmful     a file with a column of prompts, all of one intent
+In place of prompts a file may have a column of conversations (conversations.py).
 A file with both intents gives the suites NAME-benign and NAME-harmful. A published benchmark needs neither
 (benchmarks.py lists them); XSTest gives NAME-safe and NAME-unsafe, as it calls them. `framed` makes jailbroken
 versions of harmful suites.
@@ -19,20 +20,37 @@ from pathlib import Path
 
 from edge_eds.errors import InputError
 from edge_eds.pipeline.benchmarks import CATEGORY_COLUMNS, ID_COLUMNS, first_field, implied_intents, with_context
+from edge_eds.pipeline.conversations import MESSAGES_COLUMN, read_messages
 from edge_eds.pipeline.framings import frame, framing_names
 from edge_eds.pipeline.prompt_files import INTENTS, PROMPT_COLUMNS, Row, columns, find_column, read_rows
 from edge_eds.pipeline.prompts import builtin_prompts
+from edge_eds.runtime.chat_prompt import Message
 
 BUILTIN = ("ordinary", "pairs")
 
 
 @dataclass(frozen=True)
 class SuitePrompt:
-    """One request. id: unique in its suite; category: "" where the file names none."""
+    """One request. id: unique in its suite; category: "" where the file names none.
+
+    messages: the whole conversation that ends with `text`; () where there is nothing before it.
+    """
 
     id: str
     text: str
     category: str = ""
+    messages: tuple[Message, ...] = ()
+
+    @property
+    def conversation(self) -> str | tuple[Message, ...]:
+        """What the model is asked, as BatchRunner.chat_tokens takes it."""
+        return self.messages or self.text
+
+    def framed(self, framing: str) -> SuitePrompt:
+        """The same with its request in a jailbreak framing; what was said before stays as it was."""
+        text = frame(framing, self.text)
+        before = self.messages[:-1]
+        return replace(self, text=text, messages=(*before, {"role": "user", "content": text}) if before else ())
 
 
 @dataclass(frozen=True)
@@ -53,7 +71,7 @@ class Suite:
 
     def framed(self, framing: str) -> Suite:
         """The same requests in a jailbreak framing, as the suite NAME+FRAMING."""
-        prompts = tuple(replace(prompt, text=frame(framing, prompt.text)) for prompt in self.prompts)
+        prompts = tuple(prompt.framed(framing) for prompt in self.prompts)
         return replace(self, name=f"{self.name}+{framing}", prompts=prompts)
 
 
@@ -87,9 +105,10 @@ def read_suite_file(name: str, path: Path, intent: str | None = None) -> list[Su
         InputError: the file cannot be read, has no prompts, or does not say what they intend.
     """
     rows = read_rows(path)
-    prompt_column = find_column(rows, PROMPT_COLUMNS, "prompts")
+    found = columns(rows)
+    prompt_column = find_column(rows, (MESSAGES_COLUMN, *PROMPT_COLUMNS), "prompts")
     names = INTENTS
-    if "intent" in columns(rows):
+    if "intent" in found:
         if intent is not None:
             raise InputError(f"{path}: its column intent says what is {intent}; leave :{intent} out")
         intents: Sequence[str] = [row.intent() for row in rows]
@@ -171,5 +190,7 @@ def _builtin(name: str) -> list[Suite]:
 
 
 def _prompt(row: Row, column: str) -> SuitePrompt:
-    text = with_context(row, row.text(column))
-    return SuitePrompt(first_field(row, ID_COLUMNS) or str(row.number), text, first_field(row, CATEGORY_COLUMNS))
+    messages = read_messages(row) if column == MESSAGES_COLUMN else ()
+    text = messages[-1]["content"] if messages else with_context(row, row.text(column))
+    id = first_field(row, ID_COLUMNS) or str(row.number)
+    return SuitePrompt(id, text, first_field(row, CATEGORY_COLUMNS), messages)
