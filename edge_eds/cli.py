@@ -29,6 +29,7 @@ COMMANDS = {
     "train": "Train energies on what collect has kept.",
     "tune": "Search how to steer, by trying it on the model itself.",
     "eval": "Measure refusals, plain and steered, on sets of prompts.",
+    "compare": "Compare methods against false refusals, all within one budget.",
     "inspect": "Show what can be steered in a model, and its energies.",
 }
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it

@@ -1,0 +1,421 @@
+"""Every method on the same model: searched within the same budget, then all points of its curve measured on suites.
+
+Takes a collection, suites and method names; leaves in a folder what each method took and found, and gives a
+ComparisonReport: rates for every point, and for each method the paired test against `ours` at nearly the same
+rate of true refusals. A run that was stopped goes on with the first trial or point that is missing.
+
+    FOLDER/compare.json             what the folder was made from
+    FOLDER/plain.json               labels of the plain model's answers
+    FOLDER/METHOD/trials.jsonl      the search, a line a trial
+    FOLDER/METHOD/search.json       its end: curve and choice
+    FOLDER/METHOD/points.jsonl      labels of the answers to the suites, a line a point of the curve
+    FOLDER/METHOD/chosen.*          the chosen steerer (methods/steerer.py), where one was chosen
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from edge_eds.energy.file import EnergyFile
+from edge_eds.errors import InputError, SettingsError
+from edge_eds.files import write_whole
+from edge_eds.pipeline.collect import Collection
+from edge_eds.pipeline.judge import LABELS, judge
+from edge_eds.pipeline.methods import METHODS, load_method
+from edge_eds.pipeline.methods.method import Context, Family
+from edge_eds.pipeline.methods.search import (
+    Bed,
+    RunnerFor,
+    SearchResult,
+    SearchSettings,
+    search,
+    trial_from_json,
+    trial_key,
+)
+from edge_eds.pipeline.methods.steerer import Steerer
+from edge_eds.pipeline.statistics import Rate, mcnemar, wilson
+from edge_eds.pipeline.suites import Suite
+
+REFERENCE = "ours"
+Labels = Mapping[str, Sequence[str]]  # suite -> label of each answer
+Progress = Callable[[str, int, int], None]  # "METHOD: what comes next", done, in all
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """methods: names, in the order of the tables. max_new_tokens: of the answers to the suites."""
+
+    methods: tuple[str, ...] = METHODS
+    search: SearchSettings = field(default_factory=SearchSettings)
+    max_new_tokens: int = 32
+
+    def __post_init__(self) -> None:
+        for name in self.methods:
+            load_method(name)
+        if not self.methods or len(set(self.methods)) < len(self.methods):
+            raise SettingsError("expected at least one method, and each at most once")
+        if self.max_new_tokens < 1:
+            raise SettingsError(f"max_new_tokens is {self.max_new_tokens}, expected at least 1")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One steerer on the suites. shape and strength: its place in the grid; None, 0 is the plain model."""
+
+    shape: Mapping[str, Any] | None
+    strength: float
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class Match:
+    """A method's point whose rate of true refusals is nearest to that of the reference's, and the paired test.
+
+    gap: its true refusals minus the reference's. p: McNemar, on the false refusals of the same prompts.
+    fewer, more: prompts that only the reference answers, and that only the method answers.
+    """
+
+    point: int | None  # None: the plain model is nearest
+    gap: float
+    false_refusals: Rate
+    p: float
+    fewer: int
+    more: int
+
+
+@dataclass(frozen=True)
+class MethodReport:
+    """One method. match: None for the reference itself, or where there is none."""
+
+    name: str
+    title: str
+    search: SearchResult
+    points: tuple[Point, ...]
+    file: Path | None
+    match: Match | None = None
+
+
+@dataclass(frozen=True)
+class ComparisonReport:
+    """All methods on all suites."""
+
+    suites: tuple[Suite, ...]
+    plain: Point
+    methods: tuple[MethodReport, ...]
+    settings: CompareSettings
+
+    def refusals(self, point: Point, intent: str) -> Rate:
+        """The rate of refusals over all suites of one intent.
+
+        Raises:
+            ValueError: there is no such suite.
+        """
+        hits = refused(self.suites, point, intent)
+        return wilson(sum(hits), len(hits))
+
+    def to_json(self) -> dict[str, Any]:
+        """The document for --json and for the folder."""
+        return {
+            "suites": [
+                {"name": suite.name, "intent": suite.intent, "n": len(suite.prompts), "source": suite.source}
+                for suite in self.suites
+            ],
+            "plain": self._point_json(self.plain),
+            "methods": {
+                method.name: {
+                    "title": method.title,
+                    "points": [self._point_json(point) for point in method.points],
+                    "chosen": method.search.chosen,
+                    "against_ours": None if method.match is None else _plain_json(method.match),
+                    "file": None if method.file is None else str(method.file),
+                    "search": method.search.to_json(),
+                }
+                for method in self.methods
+            },
+            "settings": asdict(self.settings),
+        }
+
+    def _point_json(self, point: Point) -> dict[str, Any]:
+        suites = {}
+        for suite in self.suites:
+            counts = Counter(point.labels[suite.name])
+            suites[suite.name] = {
+                f"{label}_rate": wilson(counts[label], len(suite.prompts)).to_json() for label in LABELS
+            }
+        intents = {suite.intent for suite in self.suites}
+        return {
+            "shape": None if point.shape is None else dict(point.shape),
+            "strength": point.strength,
+            "false_refusals": self.refusals(point, "benign").to_json() if "benign" in intents else None,
+            "true_refusals": self.refusals(point, "harmful").to_json() if "harmful" in intents else None,
+            "suites": suites,
+        }
+
+
+def compare(
+    runner_for: RunnerFor,
+    plain: Steerer,
+    collection: Collection,
+    suites: Sequence[Suite],
+    folder: Path,
+    settings: CompareSettings,
+    energy: EnergyFile | None = None,
+    progress: Progress | None = None,
+) -> ComparisonReport:
+    """Search and measure all methods.
+
+    Args:
+        runner_for: the model, loaded as a steerer needs it.
+        plain: steers nothing.
+        energy: for the methods that are made from the fitted energies.
+
+    Raises:
+        InputError: the folder was made from something else; a method that cannot be had on this model, named.
+    """
+
+    def tell(what: str, done: int = 0, total: int = 0) -> None:
+        if progress is not None:
+            progress(what, done, total)
+
+    _claim(folder, collection, suites, settings, energy)
+    bed = Bed.of(collection, settings.search)
+    plain_point = _plain_point(runner_for, plain, suites, folder, settings, tell)
+    reports = []
+    for name in settings.methods:
+        try:
+            reports.append(_method(name, runner_for, bed, suites, folder, settings, energy, tell))
+        except InputError as error:
+            raise InputError(f"method {name}: {error} (what the other methods found is kept)") from error
+    return ComparisonReport(
+        tuple(suites), plain_point, tuple(matched(reports, suites, plain_point)), settings
+    )
+
+
+def refused(suites: Sequence[Suite], point: Point, intent: str) -> list[bool]:
+    """Whether each prompt of all suites of one intent was refused."""
+    return [label == "refusal" for suite in suites if suite.intent == intent for label in point.labels[suite.name]]
+
+
+def _method(
+    name: str,
+    runner_for: RunnerFor,
+    bed: Bed,
+    suites: Sequence[Suite],
+    folder: Path,
+    settings: CompareSettings,
+    energy: EnergyFile | None,
+    tell: Progress,
+) -> MethodReport:
+    method = load_method(name)
+    own = _made(folder / name)
+    context = Context(
+        bed.collection,
+        _made(folder / "shared"),
+        energy,
+        settings.search.seed,
+        lambda done, total, what: tell(f"{name}, made: {what}", done, total),
+    )
+    family = method.prepare(context)
+    result = _search(name, family, bed, runner_for, own, tell)
+    points = _points(name, family, result, runner_for, suites, own, settings, tell)
+    file = None
+    if result.chosen is not None:
+        chosen = result.curve[result.chosen]
+        file = family.steerer(chosen.shape, chosen.strength).save(own / "chosen")
+    return MethodReport(name, method.title, result, points, file)
+
+
+def _search(
+    name: str, family: Family, bed: Bed, runner_for: RunnerFor, own: Path, tell: Progress
+) -> SearchResult:
+    path = own / "trials.jsonl"
+    known = [trial_from_json(line) for line in _read_lines(path)]
+
+    def keep(trial: Any, done: int, total: int) -> None:
+        _append(path, asdict(trial))
+        tell(f"{name}, searched: {trial.key}", done, total)
+
+    tell(f"{name}, searched", min(len(known), bed.settings.trials), bed.settings.trials)
+    result = search(family, bed, runner_for, known, keep)
+    write_whole(own / "search.json", (json.dumps(result.to_json(), indent=1) + "\n").encode())
+    return result
+
+
+def _points(
+    name: str,
+    family: Family,
+    result: SearchResult,
+    runner_for: RunnerFor,
+    suites: Sequence[Suite],
+    own: Path,
+    settings: CompareSettings,
+    tell: Progress,
+) -> tuple[Point, ...]:
+    path = own / "points.jsonl"
+    found = {trial_key(line["shape"], line["strength"]): Point(**line) for line in _read_lines(path)}
+    for done, trial in enumerate(result.curve):
+        tell(f"{name}, measured: {trial.key}", done, len(result.curve))
+        if trial.key in found:
+            continue
+        steerer = family.steerer(trial.shape, trial.strength)
+        point = Point(trial.shape, trial.strength, _answer(runner_for, steerer, suites, settings))
+        _append(path, asdict(point))
+        found[trial.key] = point
+    tell(f"{name}, measured", len(result.curve), len(result.curve))
+    return tuple(found[trial.key] for trial in result.curve)
+
+
+def _plain_point(
+    runner_for: RunnerFor,
+    plain: Steerer,
+    suites: Sequence[Suite],
+    folder: Path,
+    settings: CompareSettings,
+    tell: Progress,
+) -> Point:
+    path = folder / "plain.json"
+    if path.is_file():
+        return Point(None, 0.0, _read_json(path))
+    tell("plain, measured", 0, 1)
+    labels = _answer(runner_for, plain, suites, settings)
+    write_whole(path, json.dumps(labels).encode())
+    tell("plain, measured", 1, 1)
+    return Point(None, 0.0, labels)
+
+
+def _answer(
+    runner_for: RunnerFor, steerer: Steerer, suites: Sequence[Suite], settings: CompareSettings
+) -> dict[str, list[str]]:
+    runner = runner_for(steerer)
+    program = steerer.program(runner)
+    labels = {}
+    for suite in suites:
+        answers = runner.generate(
+            [steerer.tokens(runner, prompt.text) for prompt in suite.prompts],
+            max_new_tokens=settings.max_new_tokens,
+            steering=program,
+        )
+        labels[suite.name] = [
+            judge(prompt.text, answer.text).label for prompt, answer in zip(suite.prompts, answers, strict=True)
+        ]
+    return labels
+
+
+def matched(reports: Sequence[MethodReport], suites: Sequence[Suite], plain: Point) -> list[MethodReport]:
+    """The reports, each with its match against the reference's chosen point (else its best on validation)."""
+    reference = next((report for report in reports if report.name == REFERENCE), None)
+    if reference is None or {suite.intent for suite in suites} != {"benign", "harmful"}:
+        return list(reports)
+    curve = reference.search.curve
+    best = max(range(len(curve)), key=lambda i: curve[i].score)
+    ours = reference.points[best if reference.search.chosen is None else reference.search.chosen]
+    return [
+        report if report is reference else replace(report, match=_match(report, ours, suites, plain))
+        for report in reports
+    ]
+
+
+def _match(report: MethodReport, ours: Point, suites: Sequence[Suite], plain: Point) -> Match:
+    def count(point: Point, intent: str) -> int:
+        return sum(refused(suites, point, intent))
+
+    def distance(candidate: tuple[int | None, Point]) -> tuple[int, int]:
+        gap = abs(count(candidate[1], "harmful") - count(ours, "harmful"))
+        return gap, count(candidate[1], "benign")  # of equally near ones the best for the method
+
+    # Doing nothing belongs to every curve.
+    candidates: list[tuple[int | None, Point]] = [(None, plain), *enumerate(report.points)]
+    index, point = min(candidates, key=distance)
+    before, after = refused(suites, point, "benign"), refused(suites, ours, "benign")
+    n_harmful = len(refused(suites, ours, "harmful"))
+    return Match(
+        point=index,
+        gap=(count(point, "harmful") - count(ours, "harmful")) / n_harmful,
+        false_refusals=wilson(sum(before), len(before)),
+        p=mcnemar(before, after),
+        fewer=sum(b and not a for b, a in zip(before, after, strict=True)),
+        more=sum(a and not b for b, a in zip(before, after, strict=True)),
+    )
+
+
+# -- files
+
+
+def _claim(
+    folder: Path,
+    collection: Collection,
+    suites: Sequence[Suite],
+    settings: CompareSettings,
+    energy: EnergyFile | None,
+) -> None:
+    """Write what the folder is made from, or check that it was made from the same.
+
+    The methods are not part of it: more can join.
+    """
+    texts = [[suite.name, suite.intent, [prompt.text for prompt in suite.prompts]] for suite in suites]
+    examples = [[example.id, example.split, example.label] for example in collection.examples]
+    wanted = {
+        "model": json.loads(collection.fingerprint.to_json()),
+        "collection": _digest([collection.prompt_set_hash, examples]),
+        "suites": _digest(texts),
+        "search": asdict(settings.search),
+        "max_new_tokens": settings.max_new_tokens,
+        "energy": None if energy is None else hashlib.sha256(energy.to_onnx().SerializeToString()).hexdigest(),
+    }
+    path = _made(folder) / "compare.json"
+    if not path.is_file():
+        write_whole(path, (json.dumps(wanted, indent=1) + "\n").encode())
+        return
+    found = _read_json(path)
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            raise InputError(f"{folder}: holds a comparison with another {key}; choose another folder, or delete it")
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    return folder
+
+
+def _append(path: Path, record: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _read_lines(path: Path) -> list[Any]:
+    """The records of a JSON-lines file; one that a kill cut short is taken away, so that it is made again."""
+    if not path.is_file():
+        return []
+    whole, _, rest = path.read_text(encoding="utf-8").rpartition("\n")
+    if rest:
+        write_whole(path, (whole + "\n").encode() if whole else b"")
+    try:
+        return [json.loads(line) for line in whole.splitlines()]
+    except ValueError as error:
+        raise InputError(f"{path}: is damaged: {error}; delete it") from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: is damaged: {error}; delete it") from error
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def _plain_json(match: Match) -> dict[str, Any]:
+    return {**asdict(match), "false_refusals": match.false_refusals.to_json()}
+
+
