@@ -327,6 +327,15 @@ def test_system_prompts(runner: BatchRunner) -> None:
         assert PROMPTS[int(strength) - 1] in text
         assert text.index(PROMPTS[int(strength) - 1]) < text.index("What is this?")
     assert PromptSteerer("").tokens(runner, "What?") == runner.chat_tokens("What?")
+    conversation = [
+        {"role": "system", "content": "Be rude."},
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": "I."},
+        {"role": "user", "content": "Why?"},
+    ]
+    text = runner.session.detokenize(steerer.tokens(runner, conversation), special=True).decode()
+    assert "Be rude." not in text
+    assert text.index(PROMPTS[-1]) < text.index("Who?") < text.index("Why?")
 
 
 # -- files

@@ -297,7 +297,7 @@ def _answer(
     labels = {}
     for suite in suites:
         answers = runner.generate(
-            [steerer.tokens(runner, prompt.text) for prompt in suite.prompts],
+            [steerer.tokens(runner, prompt.conversation) for prompt in suite.prompts],
             max_new_tokens=settings.max_new_tokens,
             steering=program,
         )
@@ -358,7 +358,7 @@ def _claim(
 
     The methods are not part of it: more can join.
     """
-    texts = [[suite.name, suite.intent, [prompt.text for prompt in suite.prompts]] for suite in suites]
+    texts = [[suite.name, suite.intent, [prompt.conversation for prompt in suite.prompts]] for suite in suites]
     examples = [[example.id, example.split, example.label] for example in collection.examples]
     wanted = {
         "model": json.loads(collection.fingerprint.to_json()),

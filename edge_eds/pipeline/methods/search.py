@@ -38,10 +38,10 @@ class SearchSettings:
     seed: int = 0
     trials: int = 32
     n_prompts: int = 48
-    n_answered: int = 16
+    n_answered: int = 24
     max_new_tokens: int = 16
-    max_lost: float = 0.02
-    max_spoiled: float = 0.0
+    max_lost: float = 0.03  # one of 48
+    max_spoiled: float = 0.05  # one of 24
 
     def __post_init__(self) -> None:
         for name in ("trials", "n_prompts", "n_answered", "max_new_tokens"):

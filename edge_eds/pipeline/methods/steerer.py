@@ -41,8 +41,8 @@ class Steerer(ABC):
         """What the runner's `generate` takes; None where nothing happens inside of the model."""
         return None
 
-    def tokens(self, runner: BatchRunner, prompt: str) -> list[int]:
-        """A user's prompt in the model's chat format."""
+    def tokens(self, runner: BatchRunner, prompt: str | Sequence[Message]) -> list[int]:
+        """A user's prompt, or a whole conversation, in the model's chat format."""
         return runner.chat_tokens(prompt)
 
     @property
@@ -142,18 +142,17 @@ class InterventionSteerer(Steerer):
 
 @dataclass(frozen=True)
 class PromptSteerer(Steerer):
-    """A system prompt in place of the chat template's own; empty: the template's own."""
+    """A system prompt in place of the chat template's own and of a conversation's; empty: none."""
 
     text: str
     suffix: ClassVar[str] = ".system.txt"
 
-    def tokens(self, runner: BatchRunner, prompt: str) -> list[int]:
+    def tokens(self, runner: BatchRunner, prompt: str | Sequence[Message]) -> list[int]:
         if not self.text:
             return runner.chat_tokens(prompt)
-        messages: Sequence[Message] = [
-            {"role": "system", "content": self.text},
-            {"role": "user", "content": prompt},
-        ]
+        asked: Sequence[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        said = [message for message in asked if message["role"] != "system"]
+        messages = [{"role": "system", "content": self.text}, *said]
         try:
             return runner.chat_tokens(messages)
         except TemplateError as error:
