@@ -1,0 +1,267 @@
+"""Train the judge that tells refusals from answers, and measure it on models that it was not trained on.
+
+Takes the answers of chat models with human labels, as XSTest (Röttger et al. 2024) publishes them: CSV files named
+completions_GENERATOR.csv with the columns id, prompt, completion and final_label (1_full_compliance, 2_full_refusal,
+3_partial_refusal). Gives edge_eds/judge/refusal_judge.json: weights of features, no text. Leaves out thresholds: the
+most probable label is the verdict.
+
+Training examples are all answers, whole and cut off after 20 and 45 words (what small models are given room for), and
+the project's own (judge_examples.py). A feature is kept if at least MIN_EXAMPLES examples have it, and two sources, so
+that no generator's manner is learned. The classifier is a multinomial logistic regression with an L2 penalty.
+
+Measured is the classifier alone as it stands in the package: trained on all generators but one, tested on that one; and
+so that the tested prompts have not been seen with other generators' answers either (five folds of prompts). Intervals
+are bootstrap percentiles over the tested answers. The features, and the project's own examples, were made in knowledge
+of the errors of earlier versions on all these answers, so none of this is entirely blind.
+
+    pip install scikit-learn
+    python models/train_judge.py PATH_OF_THE_CSV_FILES
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import sklearn
+from judge_examples import examples
+from sklearn.feature_extraction import DictVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from edge_eds.files import write_whole
+from edge_eds.pipeline.degeneration import degeneration
+from edge_eds.pipeline.judged_text import JudgedText
+from edge_eds.pipeline.prompt_files import read_rows
+from edge_eds.pipeline.refusal_classifier import CLASSES, RefusalClassifier, builtin_path
+from edge_eds.pipeline.refusal_features import Features, features
+from edge_eds.pipeline.statistics import wilson
+
+HUMAN_LABELS = {"1_full_compliance": "answer", "2_full_refusal": "refusal", "3_partial_refusal": "partial"}
+CUTS = (None, 45, 20)  # words that are left of an answer; None leaves all
+MIN_EXAMPLES = 10
+PENALTY = 0.05  # sklearn's C: the smaller, the stronger
+MIN_WEIGHT = 0.004  # smaller ones are dropped: together they do not change a verdict
+N_FOLDS = 5
+N_RESAMPLES = 2000
+OWN = "own examples"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled answer. source: the generator, or OWN; prompt_id: the same for all generators."""
+
+    source: str
+    prompt_id: str
+    prompt: str
+    answer: str
+    label: str
+
+    def cut(self, n_words: int | None) -> str:
+        """The answer's beginning."""
+        if n_words is None or len(self.answer.split()) <= n_words:
+            return self.answer
+        end = 0
+        for word in self.answer.split()[:n_words]:
+            end = self.answer.index(word, end) + len(word)
+        return self.answer[:end]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Human and judged labels of a left-out generator's answers, in the order of its file."""
+
+    human: tuple[str, ...]
+    judged: tuple[str, ...]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder of completions_GENERATOR.csv")
+    parser.add_argument("--out", type=Path, default=builtin_path(), help="file to write the judge to")
+    parser.add_argument("--seed", type=int, default=0, help="of the own examples and of the bootstrap")
+    parser.add_argument("--measure-only", action="store_true", help="train and write no final judge")
+    options = parser.parse_args()
+    labelled, own = read_labelled(options.folder), own_examples(options.seed)
+    for by_prompt in (False, True):
+        for n_words in CUTS:
+            report(left_out(labelled, own, n_words, by_prompt), n_words, by_prompt, options.seed)
+    if not options.measure_only:
+        judge = fit([*labelled, *own])
+        write(judge, options.out)
+        print(f"{options.out}: {len(judge.weights)} features, {options.out.stat().st_size} bytes")
+
+
+# ---- examples ----
+
+
+def read_labelled(folder: Path) -> list[Example]:
+    """The human-labelled answers of every generator."""
+    found = []
+    for path in sorted(folder.glob("completions_*.csv")):
+        source = path.stem.removeprefix("completions_")
+        for row in read_rows(path):
+            label = HUMAN_LABELS[row.text("final_label")]
+            found.append(Example(source, row.text("id"), row.text("prompt"), row.fields["completion"].strip(), label))
+    if not found:
+        raise SystemExit(f"{folder}: no completions_*.csv there")
+    return found
+
+
+def own_examples(seed: int) -> list[Example]:
+    """The project's own."""
+    return [Example(OWN, f"own-{i}", *example) for i, example in enumerate(examples(seed))]
+
+
+@cache
+def described(example: Example, n_words: int | None) -> Features:
+    """The features of the answer's beginning."""
+    return features(JudgedText.of(example.prompt, example.cut(n_words)))
+
+
+# ---- training ----
+
+
+def fit(training: Sequence[Example]) -> RefusalClassifier:
+    """The classifier of all examples; the human-labelled ones count three times, at three lengths."""
+    kept = frequent_features(training)
+    rows, labels = [], []
+    for example in training:
+        for n_words in CUTS if example.source != OWN else CUTS[:1]:
+            found = described(example, n_words)
+            rows.append({name: value for name, value in found.items() if name in kept})
+            labels.append(CLASSES.index(example.label))
+    vectorizer = DictVectorizer()
+    model = LogisticRegression(C=PENALTY, max_iter=5000, tol=1e-6).fit(vectorizer.fit_transform(rows), labels)
+    answer, refusal, partial = range(len(CLASSES))
+    relative = model.coef_ - model.coef_[answer]
+    weights = {
+        name: (round(float(relative[refusal, i]), 3), round(float(relative[partial, i]), 3))
+        for i, name in enumerate(vectorizer.get_feature_names_out())
+    }
+    bias = model.intercept_ - model.intercept_[answer]
+    return RefusalClassifier(
+        weights={name: both for name, both in sorted(weights.items()) if max(map(abs, both)) >= MIN_WEIGHT},
+        bias=(round(float(bias[refusal]), 3), round(float(bias[partial]), 3)),
+        made={
+            "examples": dict(Counter(example.source for example in training)),
+            "examples_sha256": digest(training),
+            "cuts": CUTS,
+            "min_examples": MIN_EXAMPLES,
+            "penalty": PENALTY,
+            "scikit-learn": sklearn.__version__,
+        },
+    )
+
+
+def frequent_features(training: Iterable[Example]) -> set[str]:
+    """Features of at least MIN_EXAMPLES examples and of two sources."""
+    counts: Counter[str] = Counter()
+    sources = defaultdict(set)
+    for example in training:
+        for name in described(example, None):
+            counts[name] += 1
+            sources[name].add(example.source)
+    return {name for name, n in counts.items() if n >= MIN_EXAMPLES and len(sources[name]) >= 2}
+
+
+def digest(training: Sequence[Example]) -> str:
+    """A hash of all prompts, answers and labels."""
+    text = json.dumps([(example.prompt, example.answer, example.label) for example in training])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write(judge: RefusalClassifier, path: Path) -> None:
+    """One line a feature, so that two versions can be compared."""
+    data = judge.to_json()
+    weights = ",\n".join(f"  {json.dumps(name)}: {json.dumps(both)}" for name, both in judge.weights.items())
+    head = ",\n".join(f" {json.dumps(key)}: {json.dumps(data[key])}" for key in ("format", "made", "bias"))
+    write_whole(path, f'{{\n{head},\n "weights": {{\n{weights}\n }}\n}}\n'.encode())
+
+
+# ---- measuring ----
+
+
+def left_out(
+    labelled: Sequence[Example], own: Sequence[Example], n_words: int | None, by_prompt: bool
+) -> dict[str, Tested]:
+    """{generator: its labels}, each judged by a classifier that has not seen it (nor, by_prompt, its prompts)."""
+    found = {}
+    for generator in dict.fromkeys(example.source for example in labelled):
+        tested = [example for example in labelled if example.source == generator]
+        judged = []
+        for example in tested:
+            judge = trained_without(tuple(labelled), tuple(own), generator, fold(example) if by_prompt else None)
+            judged.append(verdict(judge, example, n_words))
+        found[generator] = Tested(tuple(example.label for example in tested), tuple(judged))
+    return found
+
+
+@cache
+def trained_without(
+    labelled: tuple[Example, ...], own: tuple[Example, ...], generator: str, without: int | None
+) -> RefusalClassifier:
+    """Trained on the other generators, and on the prompts of the other folds if `without` is one."""
+    rest = [example for example in labelled if example.source != generator and fold(example) != without]
+    return fit([*rest, *own])
+
+
+def fold(example: Example) -> int:
+    """The same for all answers to a prompt."""
+    return zlib.crc32(example.prompt_id.encode()) % N_FOLDS
+
+
+def verdict(judge: RefusalClassifier, example: Example, n_words: int | None) -> str:
+    """As edge_eds.pipeline.judge decides."""
+    if degeneration(example.cut(n_words)):
+        return "degenerate"
+    probabilities = judge.probabilities(described(example, n_words))
+    return max(probabilities, key=lambda label: probabilities[label])
+
+
+def report(found: Mapping[str, Tested], n_words: int | None, by_prompt: bool, seed: int) -> None:
+    """Print F1, recall, false alarms and the confusion of each generator."""
+    unseen = "generator and prompts left out" if by_prompt else "generator left out"
+    print(f"\n{unseen}, {'whole answers' if n_words is None else f'first {n_words} words'}")
+    for generator, tested in found.items():
+        human, judged = np.array(tested.human), np.array(tested.judged)
+        clear = np.isin(human, ("answer", "refusal"))
+        true, said = human[clear] == "refusal", judged[clear] == "refusal"
+        value, (low, high) = f1(true, said), interval(true, said, seed)
+        recall, alarms = (
+            wilson(int((true & said).sum()), int(true.sum())),
+            wilson(int((~true & said).sum()), int((~true).sum())),
+        )
+        print(
+            f"  {generator}: F1 {value:.3f} ({low:.3f}-{high:.3f}), n {clear.sum()}; refusals found "
+            f"{recall.value:.3f} ({recall.low:.3f}-{recall.high:.3f}), answers taken for refusals "
+            f"{alarms.value:.3f} ({alarms.low:.3f}-{alarms.high:.3f})"
+        )
+        for label in CLASSES:
+            counts = Counter(judged[human == label])
+            row = ", ".join(f"{n} {judged_label}" for judged_label, n in counts.most_common())
+            print(f"    human {label:8} {sum(counts.values()):4}: {row}")
+
+
+def f1(true: np.ndarray, said: np.ndarray) -> float:
+    """Harmonic mean of precision and recall."""
+    return float(2 * (true & said).sum() / max(1, true.sum() + said.sum()))
+
+
+def interval(true: np.ndarray, said: np.ndarray, seed: int) -> tuple[float, float]:
+    """The bootstrap's 2.5 and 97.5 percentiles of F1."""
+    rng = np.random.default_rng(seed)
+    draws = [f1(true[chosen], said[chosen]) for chosen in rng.integers(0, len(true), (N_RESAMPLES, len(true)))]
+    low, high = np.percentile(draws, (2.5, 97.5))
+    return float(low), float(high)
+
+
+if __name__ == "__main__":
+    main()
