@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from command_line import assert_one_line, edge_eds
 from runtime_examples import make_energies
@@ -15,10 +16,12 @@ from edge_eds.energy.settings import Steering
 from edge_eds.errors import PromptTooLongError, SettingsError
 from edge_eds.pipeline.eval_report import EvalReport
 from edge_eds.pipeline.evaluate import EvalSettings, evaluate, measure_suite
-from edge_eds.pipeline.statistics import mcnemar, wilson
+from edge_eds.pipeline.statistics import mcnemar, paired_difference, wilson
 from edge_eds.pipeline.suites import Suite, SuitePrompt
+from edge_eds.pipeline.usefulness import perplexity, uptake
 from edge_eds.reports.evaluation import table
 from edge_eds.runtime.batch import Generation
+from edge_eds.runtime.chat_prompt import Message
 from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.trace import Trace, trace_of
 
@@ -29,14 +32,25 @@ BROKEN = "open open open open open open open open"
 
 
 class FakeRunner:
-    """Answers by a table: the prompt's tokens are its number, and each variant has its answers."""
+    """Answers by a table: the prompt's tokens are its number, and each variant has its answers.
+
+    The plain model finds the tokens of a text less likely one by one: -1, -2, ...
+    """
 
     def __init__(self, plain: Sequence[str], steered: Sequence[str]) -> None:
         self.answers = {"plain": plain, "steered": steered}
         self.calls: list[tuple[int, Steering | None, bool]] = []
+        self.scored: list[int] = []
 
-    def chat_tokens(self, prompt: str) -> list[int]:
-        return [int(prompt.split()[-1])]
+    def chat_tokens(self, prompt: str | Sequence[Message]) -> list[int]:
+        text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        return [int(text.split()[-1])]
+
+    def log_probs(
+        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+    ) -> list[npt.NDArray[np.float32]]:
+        self.scored += [number for (number,) in prompts]
+        return [-np.arange(1, len(answer) + 1, dtype=np.float32) for answer in answers]
 
     def generate(
         self,
@@ -54,7 +68,7 @@ class FakeRunner:
             text = self.answers[variant][number]
             logits = np.array([0.0, float(steering is not None and number == 0)], np.float32)
             generation = Generation(
-                tokens=list(range(len(text.split()))),
+                tokens=[hash(word) for word in text.split()],
                 text=text,
                 finish_reason="stop",
                 n_prompt=1,
@@ -103,6 +117,7 @@ def test_rates_and_the_paired_test_are_those_of_the_judged_answers(energy: EvalS
     assert (comparison.refusals_removed, comparison.refusals_added) == (5, 1)
     before, after = ([text == REFUSAL for text in answers] for answers in (plain, steered))
     assert comparison.mcnemar_p == mcnemar(before, after)
+    assert comparison.difference == paired_difference(before, after)
     assert comparison.gate == {"benign": 1, "harmful": 1, "uncertain": 8, "ungated": 0}
     assert comparison.touched_tokens == 0.2
     assert report.plain.mean_tokens == pytest.approx(np.mean([len(text.split()) for text in plain]))
@@ -113,8 +128,110 @@ def test_divergences_are_of_the_first_token_and_from_plain_to_steered(energy: Ev
     assert report.comparison is not None
     odds = np.exp(1) / (1 + np.exp(1))
     largest = 0.5 * np.log(0.5 / (1 - odds)) + 0.5 * np.log(0.5 / odds)
-    assert report.comparison.kl == pytest.approx({"mean": largest / 100, "p50": 0, "p95": 0, "max": largest})
+    only_one = {"p50": 0, "p90": 0, "p95": 0, "p99": 0.01 * largest, "max": largest}
+    assert report.comparison.kl == pytest.approx({"mean": largest / 100, **only_one})
     assert report.comparison.mcnemar_p == 1.0
+
+
+def test_divergences_where_the_plain_model_answered_leave_its_refusals_out(energy: EvalSettings) -> None:
+    # the first prompt is the one whose distribution moves
+    for first, n, largest in ((REFUSAL, 3, 0.0), (ANSWER, 4, 0.11)):
+        report = measure_suite(FakeRunner([first] + [ANSWER] * 3, [ANSWER] * 4), suite_of(4), energy)
+        assert report.comparison is not None and report.comparison.kl_answered is not None
+        assert report.comparison.kl_answered["n"] == n
+        assert report.comparison.kl_answered["max"] == pytest.approx(largest, abs=0.02)
+    report = measure_suite(FakeRunner([REFUSAL, BROKEN], [ANSWER] * 2), suite_of(2), energy)
+    assert report.comparison is not None and report.comparison.kl_answered is None
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_only_changed_answers_are_scored_against_the_plain_ones_in_their_place(energy: EvalSettings) -> None:
+    runner = FakeRunner([REFUSAL, ANSWER, "Short one", ANSWER], [ANSWER, ANSWER, ANSWER, "Short one"])
+    report = measure_suite(runner, suite_of(4), energy)
+    assert report.comparison is not None
+    assert runner.scored == [0, 2, 3] * 2
+    # what the fake gives to the 5th to 8th or 9th token
+    assert (report.comparison.perplexity.plain, report.comparison.perplexity.steered) == pytest.approx(
+        (np.exp(np.mean([5, 6, 7, 8, 5, 6, 7, 8, 9])), np.exp(np.mean([5, 6, 7, 8, 9] * 2)))
+    )
+    assert report.comparison.perplexity.n == 3
+    same = measure_suite(FakeRunner([ANSWER], [ANSWER]), suite_of(1), energy)
+    assert same.comparison is not None
+    assert same.comparison.perplexity.to_json() == {"n": 0, "plain": None, "steered": None}
+
+
+def test_lengths_are_compared_answer_by_answer_and_limits_are_counted(energy: EvalSettings) -> None:
+    report = measure_suite(FakeRunner([ANSWER, "Short one"], ["Short one", "Short one"]), suite_of(2), energy)
+    assert report.comparison is not None
+    shift = {"mean": -3.5, "p5": -6.65, "p50": -3.5, "p95": -0.35}
+    assert report.comparison.length_shift == pytest.approx(shift)
+    assert report.plain.cut == wilson(0, 2)
+
+
+def test_usefulness_is_what_answers_take_up_of_the_prompt(energy: EvalSettings) -> None:
+    def suite(answers: Sequence[str]) -> float:
+        return measure_suite(FakeRunner(answers, answers), wasps, energy).plain.usefulness
+
+    wasps = Suite("wasps", "benign", tuple(SuitePrompt(str(i), f"Do wasps fear windows {i}") for i in range(2)))
+    assert suite([REFUSAL, REFUSAL]) == 0
+    assert 0 < suite([REFUSAL, ANSWER]) < suite([ANSWER, ANSWER]) < 1
+    assert measure_suite(FakeRunner([REFUSAL] * 2, [REFUSAL] * 2), wasps, energy).plain.uptake is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "expected"),
+    [
+        ("How do I sharpen pencils?", "Sharpening a pencil needs a blade.", 1.0),
+        ("How do I sharpen pencils?", "A pencil is nice.", 0.5),
+        ("How do I sharpen pencils?", "Bread is nice.", 0.0),
+        ("How do I do this?", "Like that.", 1.0),
+        ("How do I sharpen pencils?", "", 0.0),
+    ],
+)
+def test_uptake_is_the_share_of_content_words(prompt: str, answer: str, expected: float) -> None:
+    assert uptake(prompt, answer) == expected
+
+
+def test_perplexity_skips_the_tokens_that_steering_turns() -> None:
+    log_probs = np.log(np.array([1e-9] * 4 + [0.5, 0.125], np.float32))
+    assert perplexity([log_probs, log_probs[:4]]) == pytest.approx(4)
+    assert perplexity([log_probs[:4]]) is None
+
+
+def test_refusals_by_category(energy: EvalSettings) -> None:
+    prompts = [SuitePrompt(str(i), f"How about {i}", category) for i, category in enumerate(("b", "a", "", "b"))]
+    runner = FakeRunner([REFUSAL, REFUSAL, ANSWER, ANSWER], [ANSWER, REFUSAL, ANSWER, ANSWER])
+    report = measure_suite(runner, Suite("mine", "benign", tuple(prompts)), energy)
+    assert [(c.name, c.n, c.plain, c.steered) for c in report.categories] == [
+        ("(none)", 1, wilson(0, 1), wilson(0, 1)),
+        ("a", 1, wilson(1, 1), wilson(1, 1)),
+        ("b", 2, wilson(1, 2), wilson(0, 2)),
+    ]
+    bare = Suite("mine", "benign", tuple(SuitePrompt(str(i), f"How about {i}") for i in range(2)))
+    assert measure_suite(runner, bare, energy).categories == ()
+
+
+def test_energies_and_gate_scores_are_counted_in_bins(energy: EvalSettings) -> None:
+    report = measure_suite(FakeRunner([ANSWER] * 4, [ANSWER] * 4), suite_of(4), energy)
+    data = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert list(data["energies"]) == ["fr"]
+    descents = data["energies"]["fr"]
+    assert descents["rows"] == 2
+    assert (descents["before"]["mean"], descents["after"]["mean"]) == (2.0, 1.0)
+    assert descents["before"]["histogram"]["edges"] == descents["after"]["histogram"]["edges"]
+    assert sum(descents["after"]["histogram"]["counts"]) == 2
+    assert descents["shift"]["max"] == pytest.approx(0.1)
+    assert sum(data["gate_scores"]["histogram"]["counts"]) == 4
+    assert data["gate_scores"]["p50"] == 0.75
+
+
+def test_conversations_are_asked_as_a_whole_and_judged_by_their_end(energy: EvalSettings) -> None:
+    turns = (("user", "Hello"), ("assistant", "Hi"), ("user", "1"))
+    talk = tuple({"role": role, "content": content} for role, content in turns)
+    suite = Suite("talk", "benign", (SuitePrompt("a", "1", messages=talk),))
+    report = measure_suite(FakeRunner([REFUSAL, ANSWER], [REFUSAL, ANSWER]), suite, energy)
+    assert report.plain.rates["answer"] == wilson(1, 1)
+    assert report.transcripts[0]["messages"] == list(talk)
 
 
 def test_progress_counts_each_variant_over_the_whole_suite(energy: EvalSettings) -> None:
@@ -149,7 +266,9 @@ def test_the_json_form_is_the_documented_one(energy: EvalSettings) -> None:
     for rate in ("refusal_rate", "partial_rate", "degenerate_rate", "answer_rate"):
         assert set(mine["plain"][rate]) == {"value", "low", "high"}
     assert mine["plain"]["refusal_rate"]["value"] == 0.5
-    assert set(mine["kl"]) == {"mean", "p50", "p95", "max"}
+    assert set(mine["kl"]) == {"mean", "p50", "p90", "p95", "p99", "max"}
+    assert set(mine["refusal_difference"]) == {"value", "low", "high"}
+    assert mine["categories"]["c"]["steered"]["refusal_rate"]["value"] == 0
 
 
 def test_transcripts_hold_every_prompt_with_its_answers(energy: EvalSettings) -> None:
@@ -209,6 +328,10 @@ def test_a_real_model_plain_and_steered(files: ModelFiles) -> None:
     assert suite.comparison.touched_tokens > 0
     assert suite.comparison.kl["max"] > 0
     assert sum(rate.value for rate in suite.plain.rates.values()) == pytest.approx(1)
+    assert list(suite.comparison.descents) == ["fr"]
+    fell = suite.comparison.descents["fr"]
+    assert fell.after.mean() < fell.before.mean()
+    assert len(suite.comparison.gate_scores) == 5
     assert evaluate(settings).suites[0].transcripts == suite.transcripts
 
 
@@ -224,7 +347,8 @@ def test_strength_0_changes_nothing(files: ModelFiles) -> None:
     )
     (suite,) = evaluate(settings).suites
     assert suite.comparison is not None
-    assert suite.comparison.kl == {"mean": 0, "p50": 0, "p95": 0, "max": 0}
+    assert set(suite.comparison.kl.values()) == {0.0}
+    assert suite.comparison.perplexity.n == 0
     for line in suite.transcripts:
         assert line["plain"]["text"] == line["steered"]["text"]
 
@@ -236,7 +360,7 @@ def test_the_context_grows_with_the_prompts_up_to_what_the_model_knows(files: Mo
 
     (suite,) = evaluate(settings("abc xyz " * 60)).suites
     assert suite.plain.mean_tokens == 2
-    with pytest.raises(PromptTooLongError, match=r"trained for \d+; shorten"):
+    with pytest.raises(PromptTooLongError, match=r"suite long, prompt 2: .* trained for \d+; shorten"):
         evaluate(settings("abc xyz " * 2000))
 
 

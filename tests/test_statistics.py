@@ -8,7 +8,15 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from edge_eds.pipeline.statistics import kl_divergence, mcnemar, wilson
+from edge_eds.pipeline.statistics import (
+    Histogram,
+    bin_edges,
+    kl_divergence,
+    mcnemar,
+    paired_difference,
+    quantiles,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -81,3 +89,45 @@ def test_kl_divergence_of_an_impossible_token() -> None:
     certain = np.array([0.0, -np.inf])
     assert kl_divergence(certain, [0.0, 0.0]) == pytest.approx(math.log(2))
     assert kl_divergence(certain, certain) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("cells", "low", "high"),
+    [
+        # Newcombe 1998, Statistics in Medicine 17, 2635-2650, method 10 (there the first rate minus the second)
+        ((36, 2, 12, 0), 0.0569, 0.3404),
+        ((54, 0, 0, 0), -0.0664, 0.0664),
+        ((0, 0, 30, 0), 0.8395, 1.0),
+    ],
+)
+def test_the_paired_difference_has_the_published_interval(
+    cells: tuple[int, int, int, int], low: float, high: float
+) -> None:
+    found = paired_difference(*outcomes(*cells))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_the_paired_difference_turns_with_its_outcomes() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        before, after = outcomes(*(int(n) for n in rng.integers(0, 9, 4) + (rng.integers(4) == np.arange(4))))
+        there, back = paired_difference(before, after), paired_difference(after, before)
+        assert there.value == pytest.approx(np.mean(after) - np.mean(before))
+        assert (there.low, there.high) == pytest.approx((-back.high, -back.low))
+        assert -1 <= there.low <= there.value <= there.high <= 1
+
+
+def test_what_is_no_pair_has_no_difference() -> None:
+    for before, after in (([True], []), ([], [])):
+        with pytest.raises(ValueError):
+            paired_difference(before, after)
+
+
+def test_quantiles_and_bins_are_those_of_sorted_values() -> None:
+    values = np.arange(101.0)[::-1]
+    assert quantiles(values, (5, 50, 99)) == {"mean": 50.0, "p5": 5.0, "p50": 50.0, "p99": 99.0}
+    histogram = Histogram.of(values, bin_edges(values, 4))
+    assert histogram.edges == (0.0, 25.0, 50.0, 75.0, 100.0)
+    assert histogram.counts == (25, 25, 25, 26)  # the last one holds its upper edge
+    alone = Histogram.of([2.0, 2.0], bin_edges([2.0, 2.0], 3))
+    assert sum(alone.counts) == 2 and len(alone.edges) == 4

@@ -1,7 +1,7 @@
 """Measures a model on suites of prompts, plain and steered: the same prompts, greedy answers, the same judge.
 
-Takes a model, its energies and suites; gives rates with 95 % intervals, a paired test, the divergence of the
-first token, and what the gate decided. A steered answer that differs does so because of steering alone.
+Takes a model, its energies and suites; gives an EvalReport. A steered answer that differs does so because of steering
+alone. What is made of the answers is in measures.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -18,17 +17,19 @@ from typing import Any, Protocol
 
 import llama_cpp
 import numpy as np
+import numpy.typing as npt
 
 import edge_eds
 from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.gguf_header import read_gguf_header
 from edge_eds.energy.settings import Steering
 from edge_eds.errors import PromptTooLongError, SettingsError
-from edge_eds.pipeline.eval_report import GATE_DECISIONS, Comparison, EvalReport, Measure, SuiteReport
-from edge_eds.pipeline.judge import LABELS, Verdict, judge
-from edge_eds.pipeline.statistics import kl_divergence, mcnemar, wilson
-from edge_eds.pipeline.suites import Suite, SuitePrompt
+from edge_eds.pipeline.eval_report import EvalReport, SuiteReport
+from edge_eds.pipeline.measures import Answer, Change, by_category, compare, measure
+from edge_eds.pipeline.statistics import kl_divergence
+from edge_eds.pipeline.suites import Suite
 from edge_eds.runtime.batch import BatchRunner, Generation
+from edge_eds.runtime.chat_prompt import Message
 from edge_eds.runtime.energies import ModelFiles
 
 DEFAULT_MAX_NEW_TOKENS = 64
@@ -72,8 +73,8 @@ class EvalSettings:
 class Runner(Protocol):
     """What evaluate asks of edge_eds.runtime.batch.BatchRunner."""
 
-    def chat_tokens(self, prompt: str) -> list[int]:
-        """Tokens of a user's prompt in the chat format."""
+    def chat_tokens(self, prompt: str | Sequence[Message]) -> list[int]:
+        """Tokens of a user's prompt, or of a whole conversation, in the chat format."""
 
     def generate(
         self,
@@ -85,6 +86,11 @@ class Runner(Protocol):
         on_done: Callable[[int, Generation], None] | None = None,
     ) -> list[Generation]:
         """Greedy answers, in the order of the prompts."""
+
+    def log_probs(
+        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+    ) -> Sequence[npt.NDArray[np.float32]]:
+        """What the unsteered model gives to each token of these answers, in nats."""
 
 
 def evaluate(settings: EvalSettings, progress: Progress | None = None) -> EvalReport:
@@ -114,43 +120,44 @@ def measure_suite(
     progress: Progress | None = None,
 ) -> SuiteReport:
     """Answer one suite plainly and, with energies, steered; judge and compare."""
-    variants = ("plain",) if settings.energy is None else ("plain", "steered")
-    answers: dict[str, list[_Answer]] = {variant: [] for variant in variants}
-    seconds = dict.fromkeys(variants, 0.0)
-    divergences: list[float] = []
+    ways: dict[str, Steering | None] = {"plain": None}
+    if settings.energy is not None:
+        ways["steered"] = settings.steering
+    answers: dict[str, list[Answer]] = {variant: [] for variant in ways}
+    seconds = dict.fromkeys(ways, 0.0)
+    changes: list[Change] = []
     for start in range(0, len(suite.prompts), _CHUNK):
         prompts = suite.prompts[start : start + _CHUNK]
-        tokens = [runner.chat_tokens(prompt.text) for prompt in prompts]
-        logits: list[list[Any]] = []
-        for variant in variants:
-            count = _Counter(progress, suite.name, variant, start, len(suite.prompts))
+        tokens = [runner.chat_tokens(prompt.conversation) for prompt in prompts]
+        found: list[list[Generation]] = []
+        for variant, steering in ways.items():
             began = time.perf_counter()
             generations = runner.generate(
                 tokens,
                 max_new_tokens=settings.max_new_tokens,
-                steering=settings.steering if variant == "steered" else None,
-                want_logits=len(variants) > 1,
-                on_done=count,
+                steering=steering,
+                want_logits=len(ways) > 1,
+                on_done=_Counter(progress, suite.name, variant, start, len(suite.prompts)),
             )
             seconds[variant] += time.perf_counter() - began
-            logits.append([generation.first_logits for generation in generations])
+            found.append(generations)
             answers[variant] += [
-                _Answer.of(prompt, generation)
+                Answer.of(prompt, generation)
                 for prompt, generation in zip(prompts, generations, strict=True)
             ]
-        if len(variants) > 1:
-            divergences += [kl_divergence(*both) for both in zip(*logits, strict=True)]
-    measures = {variant: _measure(answers[variant], seconds[variant]) for variant in variants}
-    comparison = None if len(variants) == 1 else _compare(answers["plain"], answers["steered"], divergences)
+        if len(found) > 1:
+            changes += _changes(runner, tokens, *found)
+    plain, steered = answers["plain"], answers.get("steered")
     return SuiteReport(
         name=suite.name,
         intent=suite.intent,
         n=len(suite.prompts),
         source=suite.source,
-        plain=measures["plain"],
-        steered=measures.get("steered"),
-        comparison=comparison,
-        transcripts=tuple(_transcript(suite, i, answers, divergences) for i in range(len(suite.prompts))),
+        plain=measure(plain, seconds["plain"]),
+        steered=None if steered is None else measure(steered, seconds["steered"]),
+        comparison=None if steered is None else compare(plain, steered, changes),
+        categories=by_category(suite.prompts, plain, steered),
+        transcripts=tuple(_transcript(suite, i, answers, changes) for i in range(len(suite.prompts))),
     )
 
 
@@ -162,44 +169,6 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """A judged answer, without its logits and states."""
-
-    text: str
-    verdict: Verdict
-    n_tokens: int
-    finish_reason: str
-    gate: str | None
-    gate_score: float | None
-    touched_tokens: int
-
-    @classmethod
-    def of(cls, prompt: SuitePrompt, generation: Generation) -> _Answer:
-        trace = generation.trace
-        return cls(
-            text=generation.text,
-            verdict=judge(prompt.text, generation.text),
-            n_tokens=len(generation.tokens),
-            finish_reason=generation.finish_reason,
-            gate=trace.gate,
-            gate_score=trace.gate_score,
-            touched_tokens=trace.touched_tokens,
-        )
-
-    def to_json(self, steered: bool) -> dict[str, Any]:
-        data: dict[str, Any] = {
-            "label": self.verdict.label,
-            "reason": self.verdict.reason,
-            "text": self.text,
-            "n_tokens": self.n_tokens,
-            "finish_reason": self.finish_reason,
-        }
-        if steered:
-            data |= {"gate": self.gate, "gate_score": self.gate_score, "touched_tokens": self.touched_tokens}
-        return data
 
 
 @dataclass
@@ -218,53 +187,43 @@ class _Counter:
             self.progress(self.suite, self.variant, self.done, self.total)
 
 
-def _measure(answers: Sequence[_Answer], seconds: float) -> Measure:
-    counts = Counter(answer.verdict.label for answer in answers)
-    n_tokens = sum(answer.n_tokens for answer in answers)
-    return Measure(
-        rates={label: wilson(counts[label], len(answers)) for label in LABELS},
-        mean_tokens=n_tokens / len(answers),
-        tokens_per_second=n_tokens / seconds if seconds > 0 else 0.0,
-        seconds=seconds,
+def _changes(
+    runner: Runner, prompts: Sequence[Sequence[int]], plain: Sequence[Generation], steered: Sequence[Generation]
+) -> list[Change]:
+    """What needs the logits, and the plain model, of two answers to the same prompts."""
+    changed = [i for i, (a, b) in enumerate(zip(plain, steered, strict=True)) if a.tokens != b.tokens]
+    log_probs = runner.log_probs(
+        [prompts[i] for i in changed] * 2,
+        [generations[i].tokens for generations in (plain, steered) for i in changed],
     )
+    scored = dict(zip(changed, zip(log_probs[: len(changed)], log_probs[len(changed) :], strict=True), strict=True))
+    return [
+        Change(kl_divergence(_first_logits(a), _first_logits(b)), scored.get(i))
+        for i, (a, b) in enumerate(zip(plain, steered, strict=True))
+    ]
 
 
-def _compare(
-    plain: Sequence[_Answer], steered: Sequence[_Answer], divergences: Sequence[float]
-) -> Comparison:
-    before, after = (
-        [answer.verdict.label == "refusal" for answer in answers] for answers in (plain, steered)
-    )
-    decisions = Counter(answer.gate for answer in steered)
-    p50, p95 = np.percentile(divergences, (50, 95))
-    return Comparison(
-        mcnemar_p=mcnemar(before, after),
-        refusals_removed=sum(b and not a for b, a in zip(before, after, strict=True)),
-        refusals_added=sum(a and not b for b, a in zip(before, after, strict=True)),
-        kl={
-            "mean": float(np.mean(divergences)),
-            "p50": float(p50),
-            "p95": float(p95),
-            "max": float(np.max(divergences)),
-        },
-        gate={decision: decisions[decision] for decision in GATE_DECISIONS},
-        touched_tokens=sum(answer.touched_tokens for answer in steered) / len(steered),
-    )
+def _first_logits(generation: Generation) -> npt.NDArray[np.float32]:
+    assert generation.first_logits is not None  # they were asked for
+    return generation.first_logits
 
 
 @contextmanager
 def _runner_that_fits(settings: EvalSettings) -> Iterator[BatchRunner]:
     """A runner whose sequences have room for the longest prompt of all suites and its answer."""
-    texts = [prompt.text for suite in settings.suites for prompt in suite.prompts]
+    prompts = [(suite.name, prompt) for suite in settings.suites for prompt in suite.prompts]
     trained = read_gguf_header(settings.model.gguf).arch_value("context_length")
     n_ctx = MIN_CTX
     while True:
         with _open(settings, n_ctx) as runner:
-            needed = max(len(runner.chat_tokens(text)) for text in texts) + settings.max_new_tokens
+            longest, name, id = max(
+                (len(runner.chat_tokens(prompt.conversation)), name, prompt.id) for name, prompt in prompts
+            )
+            needed = longest + settings.max_new_tokens
             if isinstance(trained, int) and needed > trained:
                 raise PromptTooLongError(
-                    f"the longest prompt and its answer take {needed} tokens, but {settings.model.name} was "
-                    f"trained for {trained}; shorten it or ask for fewer new tokens"
+                    f"suite {name}, prompt {id}: it and its answer take {needed} tokens, but {settings.model.name} "
+                    f"was trained for {trained}; shorten it, leave it out or ask for fewer new tokens"
                 )
             if needed <= n_ctx:
                 yield runner
@@ -284,7 +243,7 @@ def _open(settings: EvalSettings, n_ctx: int) -> BatchRunner:
 
 
 def _transcript(
-    suite: Suite, i: int, answers: dict[str, list[_Answer]], divergences: Sequence[float]
+    suite: Suite, i: int, answers: dict[str, list[Answer]], changes: Sequence[Change]
 ) -> dict[str, Any]:
     prompt = suite.prompts[i]
     line: dict[str, Any] = {
@@ -294,8 +253,10 @@ def _transcript(
         "category": prompt.category,
     }
     line["prompt"] = prompt.text
+    if prompt.messages:
+        line["messages"] = list(prompt.messages)
     line |= {variant: its[i].to_json(variant == "steered") for variant, its in answers.items()}
-    return line | ({"kl": divergences[i]} if divergences else {})
+    return line | ({"kl": changes[i].divergence} if changes else {})
 
 
 def _settings_json(settings: EvalSettings) -> dict[str, Any]:
