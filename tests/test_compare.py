@@ -18,6 +18,7 @@ from edge_eds.pipeline.collect import Collection
 from edge_eds.pipeline.compare import (
     CompareSettings,
     ComparisonReport,
+    Material,
     MethodReport,
     Point,
     compare,
@@ -78,7 +79,7 @@ def run(
     runner_for: Counting, collection: Collection, path: Path, folder: Path, settings: CompareSettings = SETTINGS
 ) -> ComparisonReport:
     return compare(
-        runner_for, PromptSteerer(""), collection, SUITES, folder, settings, make_energies(path)
+        runner_for, PromptSteerer(""), collection, SUITES, folder, settings, Material(make_energies(path))
     )
 
 
@@ -155,6 +156,18 @@ def test_methods_join_later_and_nothing_else_may_change(
     )
     with pytest.raises(InputError, match="another collection"):
         run(Counting(runner), relabelled, path, tmp_path, settings)
+
+
+def test_energies_are_part_of_what_is_made_from_them_alone(
+    path: Path, collection: Collection, runner: BatchRunner, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, methods=("system-prompt", "ours"))
+    run(Counting(runner), collection, path, tmp_path, settings)
+    others = (PromptSteerer(""), collection, SUITES, tmp_path)
+    other = Material(make_energies(path, step_size=0.2))
+    compare(Counting(runner), *others, replace(settings, methods=("system-prompt",)), other)
+    with pytest.raises(InputError, match="another energy"):
+        compare(Counting(runner), *others, settings, other)
 
 
 def test_a_method_that_cannot_be_had_is_named(

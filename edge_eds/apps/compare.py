@@ -19,7 +19,7 @@ def command(
         typer.Option(
             "--methods",
             metavar="A,B,...",
-            help="Which methods, by the names in docs/methods.md; all but lora-sft if left out.",
+            help="Which methods, by the names in docs/methods.md; all if left out (lora-sft with --sft-lora).",
             show_default=False,
         ),
     ] = "",
@@ -44,6 +44,15 @@ def command(
     work: options.Work = None,
     lora: options.Lora = None,
     energy: options.Energy = "auto",
+    sft_lora: Annotated[
+        Path | None,
+        typer.Option(
+            "--sft-lora",
+            metavar="PATH",
+            help="LoRA adapter fine-tuned against false refusals, for lora-sft.",
+            show_default=False,
+        ),
+    ] = None,
     threads: options.Threads = None,
     ctx: options.Ctx = None,
     seed: options.Seed = None,
@@ -74,6 +83,7 @@ def command(
         max_tokens=max_tokens,
         prompts=tuple(prompts or ()),
         work=work,
+        sft_lora=None if sft_lora is None else sft_lora.expanduser(),
         out=out.expanduser(),
         seed=seed,
     )

@@ -19,10 +19,10 @@ from edge_eds.apps.settings import SessionOptions, check_seed
 from edge_eds.apps.terminal import Terminal
 from edge_eds.energy.file import EnergyFile
 from edge_eds.pipeline.collect import collect
-from edge_eds.pipeline.compare import CompareSettings, compare
+from edge_eds.pipeline.compare import CompareSettings, Material, compare
 from edge_eds.pipeline.evaluate import versions
 from edge_eds.pipeline.fit import work_folder
-from edge_eds.pipeline.methods import METHODS
+from edge_eds.pipeline.methods import METHODS, NEED_ADAPTER, NEED_ENERGIES, NEED_TORCH
 from edge_eds.pipeline.methods.search import RunnerFor, SearchSettings
 from edge_eds.pipeline.methods.steerer import PromptSteerer, Steerer
 from edge_eds.pipeline.prompts import builtin_prompts, read_prompt_set
@@ -32,14 +32,10 @@ from edge_eds.reports.comparison_plot import svg
 from edge_eds.runtime.batch import BatchRunner
 from edge_eds.runtime.energies import ModelFiles
 
-NEEDS_ENERGIES = ("ours", "frozen-gradient")
-NEEDS_TORCH = ("eds-paper", "eds-paper-relative")
-BY_DEFAULT = tuple(name for name in METHODS if name != "lora-sft")
-
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """What the command line says; checked when made. methods empty: BY_DEFAULT."""
+    """What the command line says; checked when made. methods empty: all that what is given suffices for."""
 
     session: SessionOptions
     methods: tuple[str, ...]
@@ -50,6 +46,7 @@ class CompareOptions:
     max_tokens: int = 32
     prompts: tuple[Path, ...] = ()
     work: Path | None = None
+    sft_lora: Path | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -59,7 +56,9 @@ class CompareOptions:
     def settings(self) -> CompareSettings:
         """For the pipeline."""
         search = SearchSettings(seed=self.seed or 0, trials=self.trials)
-        return CompareSettings(self.methods or BY_DEFAULT, search, self.max_tokens)
+        lacking = NEED_ADAPTER if self.sft_lora is None else ()
+        by_default = tuple(name for name in METHODS if name not in lacking)
+        return CompareSettings(self.methods or by_default, search, self.max_tokens)
 
 
 def run_compare(options: CompareOptions, quiet: bool) -> dict[str, Any]:
@@ -69,12 +68,12 @@ def run_compare(options: CompareOptions, quiet: bool) -> dict[str, Any]:
         EdgeError: what stands in the way, in one line; what was finished is kept.
     """
     settings = options.settings()
-    if set(settings.methods) & set(NEEDS_TORCH):
+    if set(settings.methods) & set(NEED_TORCH):
         require("torch", "train")
     files = options.session.files()
     check_chat_format(check_files(files), options.session.chat_format)
     energy = None
-    if set(settings.methods) & set(NEEDS_ENERGIES):
+    if set(settings.methods) & set(NEED_ENERGIES):
         path = find_energies(options.session, files)
         energy = None if path is None else EnergyFile.load(path)
     suites = load_suites(options.suites, options.limit, options.seed or 0)
@@ -89,7 +88,8 @@ def run_compare(options: CompareOptions, quiet: bool) -> dict[str, Any]:
             (options.work or work_folder(runner.fingerprint, prompt_set)) / COLLECTION,
             on_progress=lambda done, total: tell("collect", done, total),
         )
-        report = compare(runner_for, plain, collection, suites, options.out, settings, energy, tell)
+        material = Material(energy, files.lora, options.sft_lora)
+        report = compare(runner_for, plain, collection, suites, options.out, settings, material, tell)
     document = {"model": files.name, **report.to_json(), "versions": versions()}
     text = table(report)
     write_text(options.out / "comparison.json", json.dumps(document, indent=1, allow_nan=False) + "\n")

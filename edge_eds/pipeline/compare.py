@@ -6,6 +6,7 @@ rate of true refusals. A run that was stopped goes on with the first trial or po
 
     FOLDER/compare.json             what the folder was made from
     FOLDER/plain.json               labels of the plain model's answers
+    FOLDER/METHOD/made_from.json    what the method was made from besides
     FOLDER/METHOD/trials.jsonl      the search, a line a trial
     FOLDER/METHOD/search.json       its end: curve and choice
     FOLDER/METHOD/points.jsonl      labels of the answers to the suites, a line a point of the curve
@@ -27,7 +28,7 @@ from edge_eds.errors import InputError, SettingsError
 from edge_eds.files import write_whole
 from edge_eds.pipeline.collect import Collection
 from edge_eds.pipeline.judge import LABELS, judge
-from edge_eds.pipeline.methods import METHODS, load_method
+from edge_eds.pipeline.methods import METHODS, check_name, load_method
 from edge_eds.pipeline.methods.method import Context, Family
 from edge_eds.pipeline.methods.search import (
     Bed,
@@ -43,6 +44,15 @@ from edge_eds.pipeline.statistics import Rate, mcnemar, wilson
 from edge_eds.pipeline.suites import Suite
 
 REFERENCE = "ours"
+@dataclass(frozen=True)
+class Material:
+    """What methods are made from besides the collection; see methods/method.py's Context."""
+
+    energy: EnergyFile | None = None
+    own_adapter: Path | None = None
+    tuned_adapter: Path | None = None
+
+
 Labels = Mapping[str, Sequence[str]]  # suite -> label of each answer
 Progress = Callable[[str, int, int], None]  # "METHOD: what comes next", done, in all
 
@@ -57,7 +67,7 @@ class CompareSettings:
 
     def __post_init__(self) -> None:
         for name in self.methods:
-            load_method(name)
+            check_name(name)
         if not self.methods or len(set(self.methods)) < len(self.methods):
             raise SettingsError("expected at least one method, and each at most once")
         if self.max_new_tokens < 1:
@@ -165,7 +175,7 @@ def compare(
     suites: Sequence[Suite],
     folder: Path,
     settings: CompareSettings,
-    energy: EnergyFile | None = None,
+    material: Material | None = None,
     progress: Progress | None = None,
 ) -> ComparisonReport:
     """Search and measure all methods.
@@ -173,7 +183,7 @@ def compare(
     Args:
         runner_for: the model, loaded as a steerer needs it.
         plain: steers nothing.
-        energy: for the methods that are made from the fitted energies.
+        material: for the methods that are made from more than the collection.
 
     Raises:
         InputError: the folder was made from something else; a method that cannot be had on this model, named.
@@ -183,13 +193,15 @@ def compare(
         if progress is not None:
             progress(what, done, total)
 
-    _claim(folder, collection, suites, settings, energy)
+    material = material or Material()
+    _made(folder)
+    _claim(folder / "compare.json", _made_from(collection, suites, settings))
     bed = Bed.of(collection, settings.search)
     plain_point = _plain_point(runner_for, plain, suites, folder, settings, tell)
     reports = []
     for name in settings.methods:
         try:
-            reports.append(_method(name, runner_for, bed, suites, folder, settings, energy, tell))
+            reports.append(_method(name, runner_for, bed, suites, folder, settings, material, tell))
         except InputError as error:
             raise InputError(f"method {name}: {error} (what the other methods found is kept)") from error
     return ComparisonReport(
@@ -209,7 +221,7 @@ def _method(
     suites: Sequence[Suite],
     folder: Path,
     settings: CompareSettings,
-    energy: EnergyFile | None,
+    material: Material,
     tell: Progress,
 ) -> MethodReport:
     method = load_method(name)
@@ -217,11 +229,14 @@ def _method(
     context = Context(
         bed.collection,
         _made(folder / "shared"),
-        energy,
+        material.energy,
+        material.own_adapter,
+        material.tuned_adapter,
         settings.search.seed,
         lambda done, total, what: tell(f"{name}, made: {what}", done, total),
     )
     family = method.prepare(context)
+    _claim(own / "made_from.json", {name: _digest_of(getattr(context, name)) for name in method.made_from})
     result = _search(name, family, bed, runner_for, own, tell)
     points = _points(name, family, result, runner_for, suites, own, settings, tell)
     file = None
@@ -347,35 +362,30 @@ def _match(report: MethodReport, ours: Point, suites: Sequence[Suite], plain: Po
 # -- files
 
 
-def _claim(
-    folder: Path,
-    collection: Collection,
-    suites: Sequence[Suite],
-    settings: CompareSettings,
-    energy: EnergyFile | None,
-) -> None:
-    """Write what the folder is made from, or check that it was made from the same.
-
-    The methods are not part of it: more can join.
-    """
+def _made_from(collection: Collection, suites: Sequence[Suite], settings: CompareSettings) -> dict[str, Any]:
+    """What everything in the folder depends on. The methods are not part of it: more can join."""
     texts = [[suite.name, suite.intent, [prompt.conversation for prompt in suite.prompts]] for suite in suites]
     examples = [[example.id, example.split, example.label] for example in collection.examples]
-    wanted = {
+    return {
         "model": json.loads(collection.fingerprint.to_json()),
         "collection": _digest([collection.prompt_set_hash, examples]),
         "suites": _digest(texts),
         "search": asdict(settings.search),
         "max_new_tokens": settings.max_new_tokens,
-        "energy": None if energy is None else hashlib.sha256(energy.to_onnx().SerializeToString()).hexdigest(),
     }
-    path = _made(folder) / "compare.json"
+
+
+def _claim(path: Path, wanted: dict[str, Any]) -> None:
+    """Write what a folder is made from, or check that it was made from the same."""
     if not path.is_file():
         write_whole(path, (json.dumps(wanted, indent=1) + "\n").encode())
         return
     found = _read_json(path)
     for key, value in wanted.items():
         if found.get(key) != value:
-            raise InputError(f"{folder}: holds a comparison with another {key}; choose another folder, or delete it")
+            raise InputError(
+                f"{path.parent}: holds results with another {key}; choose another folder, or delete this one"
+            )
 
 
 def _made(folder: Path) -> Path:
@@ -409,6 +419,16 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: is damaged: {error}; delete it") from error
+
+
+def _digest_of(material: EnergyFile | Path | None) -> str | None:
+    if material is None:
+        return None
+    try:
+        data = material.read_bytes() if isinstance(material, Path) else material.to_onnx().SerializeToString()
+    except OSError as error:
+        raise InputError(f"{material}: cannot be read: {error.strerror or error}") from error
+    return hashlib.sha256(data).hexdigest()
 
 
 def _digest(value: object) -> str:

@@ -25,8 +25,18 @@ _HOMES = {
     "conditional-vector": ("conditional_vector", "CONDITIONAL_VECTOR"),
     "alphasteer": ("alphasteer", "ALPHASTEER"),
     "system-prompt": ("system_prompt", "SYSTEM_PROMPT"),
+    "lora-sft": ("lora_sft", "LORA_SFT"),
 }  # name -> (module, the Method in it)
 METHODS = tuple(_HOMES)
+NEED_TORCH = ("eds-paper", "eds-paper-relative")
+NEED_ENERGIES = ("ours", "frozen-gradient")
+NEED_ADAPTER = ("lora-sft",)  # a fine-tuned one
+
+
+def check_name(name: str) -> None:
+    """InputError unless there is a method of this name; nothing is imported."""
+    if name not in _HOMES:
+        raise InputError(f"unknown method {name!r}; expected one of {', '.join(METHODS)}")
 
 
 def load_method(name: str) -> Method:
@@ -35,8 +45,7 @@ def load_method(name: str) -> Method:
     Raises:
         InputError: there is none.
     """
-    if name not in _HOMES:
-        raise InputError(f"unknown method {name!r}; expected one of {', '.join(METHODS)}")
+    check_name(name)
     module, constant = _HOMES[name]
     method: Method = getattr(importlib.import_module(f"{__name__}.{module}"), constant)
     return method

@@ -75,4 +75,4 @@ def prepare(context: Context) -> GatedFamily:
     return GatedFamily(freeze(fitted_file(context), context.collection), context.collection)
 
 
-FROZEN_GRADIENT = Method("frozen-gradient", "edge-eds, gradient frozen", prepare)
+FROZEN_GRADIENT = Method("frozen-gradient", "edge-eds, gradient frozen", prepare, ("energy",))

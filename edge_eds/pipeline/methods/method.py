@@ -24,13 +24,16 @@ Shape = Mapping[str, Any]  # of values that JSON can hold; its canonical JSON na
 class Context:
     """What a method may use.
 
-    energy: the fitted energy file, for methods that are made from it. folder: where it may keep what took long
-    to make; it finds it there again. on_progress: called with (done, in all, what comes next).
+    energy: the fitted energy file, for methods that are made from it. own_adapter: the LoRA adapter that the model
+    is used with; tuned_adapter: one fine-tuned against false refusals. folder: where it may keep what took long to
+    make; it finds it there again. on_progress: called with (done, in all, what comes next).
     """
 
     collection: Collection
     folder: Path
     energy: EnergyFile | None = None
+    own_adapter: Path | None = None
+    tuned_adapter: Path | None = None
     seed: int = 0
     on_progress: Callable[[int, int, str], None] = field(default=lambda done, total, what: None)
 
@@ -55,9 +58,11 @@ class Family(Protocol):
 @dataclass(frozen=True)
 class Method:
     """name: as --method takes it. title: for tables. prepare: see Context; InputError where the collection, or
-    what else the method needs, does not suffice.
+    what else the method needs, does not suffice. made_from: the fields of the context besides the collection that
+    what it gives depends on.
     """
 
     name: str
     title: str
     prepare: Callable[[Context], Family]
+    made_from: tuple[str, ...] = ()

@@ -58,4 +58,4 @@ def prepare(context: Context) -> GatedFamily:
     return GatedFamily(fitted_file(context), context.collection)
 
 
-OURS = Method("ours", "edge-eds", prepare)
+OURS = Method("ours", "edge-eds", prepare, ("energy",))

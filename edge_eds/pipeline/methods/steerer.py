@@ -12,7 +12,6 @@ Leaves out which one a method chooses, and with what numbers.
 from __future__ import annotations
 
 import io
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -175,7 +174,7 @@ class AdapterSteerer(Steerer):
 
     def write(self, path: Path) -> None:
         if path.resolve() != self.path.resolve():
-            shutil.copyfile(self.path, path)
+            write_whole(path, self.path.read_bytes())
 
 
 def load_steerer(path: Path) -> Steerer:
