@@ -50,14 +50,15 @@ def test_the_builtin_set_is_large_enough_and_in_all_splits() -> None:
 def test_builtin_ids_and_texts_are_unique() -> None:
     prompts = builtin_prompts()
     ids = [pair.id for pair in prompts.pairs] + [prompt.id for prompt in prompts.ordinary]
-    ids += [prompt.id for prompt in builtin_harmful()]
+    ids += [single.id for single in prompts.singles] + [prompt.id for prompt in builtin_harmful()]
     assert [id_ for id_, n in Counter(ids).items() if n > 1] == []
-    texts = [prompt.text for prompt in prompts.labelled()] + [prompt.prompt for prompt in prompts.ordinary]
+    texts = [prompt.whole_text for prompt in prompts.labelled(conversations=True)]
+    texts += [prompt.prompt for prompt in (*prompts.ordinary, *builtin_harmful())]
     assert [text for text, n in Counter(text.lower() for text in texts).items() if n > 1] == []
 
 
 def test_labelled_prompts_keep_the_halves_of_a_pair_together() -> None:
-    labelled = builtin_prompts().labelled()
+    labelled = builtin_prompts().labelled(conversations=True)
     groups = Counter(prompt.group for prompt in labelled)
     assert set(groups.values()) == {2}
     assert len({prompt.id for prompt in labelled}) == len(labelled)
@@ -68,7 +69,7 @@ def test_the_hash_is_that_of_the_content() -> None:
     prompts = builtin_prompts()
     assert prompt_set_hash() == prompts.hash
     assert len(prompts.hash) == 64
-    reordered = PromptSet(prompts.pairs[::-1], prompts.ordinary[::-1])
+    reordered = PromptSet(prompts.pairs[::-1], prompts.ordinary[::-1], prompts.singles[::-1])
     assert reordered.hash == prompts.hash
     renamed = replace(
         prompts, pairs=tuple(replace(pair, id=f"x{pair.id}", category="") for pair in prompts.pairs)

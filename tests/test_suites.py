@@ -250,7 +250,7 @@ def test_what_is_wrong_with_a_suite_is_said_in_one_line(
     ("wishes", "limit", "message"),
     [
         ([], None, "no suite was asked for"),
-        (["xstest"], None, "unknown suite xstest; expected ordinary or pairs or NAME=PATH"),
+        (["xstest"], None, "unknown suite xstest; expected ordinary, pairs, jailbreaks, multi-turn or NAME=PATH"),
         (["ordinary", "ordinary"], None, "asked for twice"),
         (["ordinary"], 0, "the limit is 0"),
     ],

@@ -17,6 +17,7 @@ from edge_eds.errors import InputError
 
 SUFFIXES = (".csv", ".json", ".jsonl")
 INTENTS = ("benign", "harmful")
+MAX_CHARACTERS = 100_000  # more than the context of a model that a laptop runs
 _JSON_FORM = "a list of objects, or one such list under one key"
 PROMPT_COLUMNS = ("prompt", "instruction", "goal", "Goal", "text", "forbidden_prompt", "Behavior")
 
@@ -41,11 +42,15 @@ class Row:
         """The text of a column without white space around it.
 
         Raises:
-            InputError: it is missing or empty.
+            InputError: it is missing, empty or longer than any prompt.
         """
         value = self.fields.get(column, "").strip()
         if not value:
             raise InputError(f"{self.where}: {column} is empty; expected some text")
+        if len(value) > MAX_CHARACTERS:
+            raise InputError(
+                f"{self.where}: {column} has {len(value)} characters, expected at most {MAX_CHARACTERS}"
+            )
         return value
 
     def intent(self, column: str = "intent") -> str:
@@ -130,6 +135,11 @@ def _csv_rows(path: Path, text: str) -> Iterable[tuple[int, dict[str, str]]]:
                 raise InputError(f"{where}: {len(values)} fields, expected {len(header)} as in the header")
             yield reader.line_num, dict(zip(header, values, strict=True))
     except csv.Error as error:
+        if "field limit" in str(error):
+            size = csv.field_size_limit()
+            raise InputError(
+                f"{path}: line {reader.line_num}: a field has over {size} characters, expected at most {MAX_CHARACTERS}"
+            ) from error
         raise InputError(f"{path}: line {reader.line_num}: is not CSV: {error}") from error
 
 

@@ -3,27 +3,32 @@
 The built-in set is package data (edge_eds/prompts/*.jsonl). A user's own set comes from files of three kinds,
 told apart by their columns:
     pairs      benign, harmful                     the same words and form with another intent
-    labelled   a prompt column and intent          requests that have no twin
+    labelled   a prompt column and intent          requests on their own; in place of prompts also conversations
+                                                   (conversations.py). Rows with the same `group` are matched
     ordinary   a prompt column and no intent       everyday requests, nothing about which sounds dangerous
 Each may have the columns id, category and split (train | validation | test). Without splits, rows are dealt
-out by a hash of their text: the same file gives the same splits anywhere.
+out by a hash of their text, groups as wholes: the same file gives the same splits anywhere.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from edge_eds.errors import InputError
+from edge_eds.pipeline.conversations import MESSAGES_COLUMN, read_messages
 from edge_eds.pipeline.prompt_files import INTENTS, PROMPT_COLUMNS, Row, columns, find_column, read_rows
+from edge_eds.runtime.chat_prompt import Message
 
 SPLITS = ("train", "validation", "test")
 MIN_PER_INTENT = 20
+BUILTIN_PARTS = ("pairs", "jailbreaks", "multi_turn", "ordinary")
 _SPLIT_ENDS = (0.7, 0.85)  # of the rows in the order of their hashes: 70 % train, 15 % validation, 15 % test
 
 
@@ -44,7 +49,11 @@ class PromptPair:
 
 @dataclass(frozen=True)
 class LabelledPrompt:
-    """One request with its intent. group: what belongs together has the same (a pair's id, else its own)."""
+    """One request with its intent.
+
+    group: what belongs together has the same (a pair's id, else its own). messages: the whole conversation that
+    ends with `text`; () where there is nothing before it.
+    """
 
     id: str
     group: str
@@ -52,6 +61,17 @@ class LabelledPrompt:
     split: str
     intent: str
     text: str
+    messages: tuple[Message, ...] = ()
+
+    @property
+    def conversation(self) -> str | tuple[Message, ...]:
+        """What the model is asked, as BatchRunner.chat_tokens takes it."""
+        return self.messages or self.text
+
+    @property
+    def whole_text(self) -> str:
+        """All that is said in the conversation, a line a message."""
+        return "\n".join(message["content"] for message in self.messages) or self.text
 
 
 @dataclass(frozen=True)
@@ -91,8 +111,11 @@ class PromptSet:
             tuple(single for single in self.singles if single.split == name),
         )
 
-    def labelled(self) -> tuple[LabelledPrompt, ...]:
-        """Both halves of every pair, then the singles."""
+    def labelled(self, *, conversations: bool = False) -> tuple[LabelledPrompt, ...]:
+        """Both halves of every pair, then the singles.
+
+        conversations: also those with messages, for callers that ask the model `conversation` and not `text`.
+        """
         halves = (
             LabelledPrompt(
                 f"{pair.id}-{intent}", pair.id, pair.category, pair.split, intent, pair.text(intent)
@@ -100,13 +123,13 @@ class PromptSet:
             for pair in self.pairs
             for intent in INTENTS
         )
-        return (*halves, *self.singles)
+        return (*halves, *(single for single in self.singles if conversations or not single.messages))
 
     @property
     def hash(self) -> str:
         """SHA-256 over texts, intents and splits, whatever their order, ids and categories."""
         rows = [["pair", pair.split, pair.benign, pair.harmful] for pair in self.pairs]
-        rows += [["single", single.split, single.intent, single.text] for single in self.singles]
+        rows += [["single", single.split, single.intent, single.whole_text] for single in self.singles]
         rows += [["ordinary", prompt.split, prompt.prompt] for prompt in self.ordinary]
         lines = sorted(json.dumps(row, ensure_ascii=False) for row in rows)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -124,12 +147,21 @@ def builtin_folder() -> Path:
 
 @lru_cache(maxsize=1)
 def builtin_prompts() -> PromptSet:
-    """The built-in pairs and ordinary requests.
+    """All that the built-in energies are made from and measured on, once each.
 
     Raises:
-        InputError: the installation lacks them, or they were changed into something that cannot be used.
+        InputError: the installation lacks a file, or it was changed into something that cannot be used.
     """
-    return read_prompt_set([builtin_folder() / "pairs.jsonl", builtin_folder() / "ordinary.jsonl"])
+    return read_prompt_set([builtin_folder() / f"{part}.jsonl" for part in BUILTIN_PARTS])
+
+
+def builtin_part(name: str) -> PromptSet:
+    """One file of the built-in set (BUILTIN_PARTS).
+
+    Raises:
+        InputError: as builtin_prompts.
+    """
+    return read_prompt_file(builtin_folder() / f"{name}.jsonl")
 
 
 @lru_cache(maxsize=1)
@@ -151,43 +183,85 @@ def read_prompt_set(paths: Sequence[Path]) -> PromptSet:
     """
     if not paths:
         raise InputError("no prompt file was given; expected a CSV, JSON or JSONL file")
-    pairs: list[PromptPair] = []
-    singles: list[LabelledPrompt] = []
-    ordinary: list[OrdinaryPrompt] = []
-    seen: dict[str, tuple[str, str]] = {}
-    for path in paths:
-        rows = read_rows(path)
-        found = columns(rows)
-        if "benign" in found or "harmful" in found:
-            for column in INTENTS:
-                find_column(rows, [column], f"the {column} half of the pairs")
-            pairs += [_pair(row) for row in rows]
-            texts = [(row, row.text(intent), intent) for row in rows for intent in INTENTS]
-        else:
-            column = find_column(rows, PROMPT_COLUMNS, "prompts, nor benign and harmful")
-            intents = [row.intent() if "intent" in found else "ordinary" for row in rows]
-            texts = [(row, row.text(column), intent) for row, intent in zip(rows, intents, strict=True)]
-            if "intent" in found:
-                singles += [_single(*text) for text in texts]
-            else:
-                ordinary += [
-                    OrdinaryPrompt(_id(row), _category(row), _split(row), text) for row, text, _ in texts
-                ]
-        for row, text, intent in texts:
-            _check_new(seen, row, text, intent)
-    if not ordinary:
-        ordinary = list(builtin_prompts().ordinary)
+    parts = [_read(path) for path in paths]
+    seen: dict[str, _Text] = {}
+    for text in (text for part in parts for text in part.texts):
+        _check_new(seen, text)
+    pairs = [pair for part in parts for pair in part.pairs]
+    singles = [single for part in parts for single in part.singles]
+    ordinary = [prompt for part in parts for prompt in part.ordinary] or list(builtin_part("ordinary").ordinary)
     prompts = PromptSet(tuple(_dealt(pairs)), tuple(_dealt(ordinary)), tuple(_dealt(singles)))
-    _check_enough(prompts, ", ".join(str(path) for path in paths))
+    source = ", ".join(map(str, paths))
+    _check_groups(prompts.singles, source)
+    _check_enough(prompts, source)
     return prompts
+
+
+def read_prompt_file(path: Path) -> PromptSet:
+    """What one file holds, whether or not it is enough to fit with; nothing is taken from elsewhere.
+
+    Raises:
+        InputError: the file cannot be used, or holds a prompt twice.
+    """
+    part = _read(path)
+    seen: dict[str, _Text] = {}
+    for text in part.texts:
+        _check_new(seen, text)
+    return PromptSet(tuple(_dealt(part.pairs)), tuple(_dealt(part.ordinary)), tuple(_dealt(part.singles)))
+
+
+class _Text(NamedTuple):
+    """A prompt of a file, for finding repetitions."""
+
+    where: str
+    intent: str  # benign | harmful | ordinary
+    text: str
+
+
+class _Part(NamedTuple):
+    """What one file holds, as it stands there."""
+
+    pairs: list[PromptPair]
+    ordinary: list[OrdinaryPrompt]
+    singles: list[LabelledPrompt]
+    texts: list[_Text]
+
+
+def _read(path: Path) -> _Part:
+    rows = read_rows(path)
+    found = columns(rows)
+    if "benign" in found or "harmful" in found:
+        for column in INTENTS:
+            find_column(rows, [column], f"the {column} half of the pairs")
+        texts = [_Text(row.where, intent, row.text(intent)) for row in rows for intent in INTENTS]
+        return _Part([_pair(row) for row in rows], [], [], texts)
+    column = find_column(rows, (MESSAGES_COLUMN, *PROMPT_COLUMNS), "prompts, nor benign and harmful")
+    if "intent" in found:
+        singles = [_single(row, column) for row in rows]
+        texts = [_Text(row.where, one.intent, one.whole_text) for row, one in zip(rows, singles, strict=True)]
+        return _Part([], [], singles, texts)
+    if column == MESSAGES_COLUMN:
+        find_column(rows, ["intent"], "what the conversations intend")
+    ordinary = [OrdinaryPrompt(_id(row), _category(row), _split(row), row.text(column)) for row in rows]
+    texts = [_Text(row.where, "ordinary", one.prompt) for row, one in zip(rows, ordinary, strict=True)]
+    return _Part([], ordinary, [], texts)
 
 
 def _pair(row: Row) -> PromptPair:
     return PromptPair(_id(row), _category(row), _split(row), row.text("benign"), row.text("harmful"))
 
 
-def _single(row: Row, text: str, intent: str) -> LabelledPrompt:
-    return LabelledPrompt(_id(row), _id(row), _category(row), _split(row), intent, text)
+def _single(row: Row, column: str) -> LabelledPrompt:
+    messages = read_messages(row) if column == MESSAGES_COLUMN else ()
+    return LabelledPrompt(
+        id=_id(row),
+        group=row.fields.get("group", "").strip() or f"{row.path.stem}-{row.number}",
+        category=_category(row),
+        split=_split(row),
+        intent=row.intent(),
+        text=messages[-1]["content"] if messages else row.text(column),
+        messages=messages,
+    )
 
 
 def _id(row: Row) -> str:
@@ -212,33 +286,51 @@ _Item = TypeVar("_Item", PromptPair, OrdinaryPrompt, LabelledPrompt)
 
 
 def _dealt(items: list[_Item]) -> list[_Item]:
-    """The items, those without a split dealt out; benign and harmful singles each on their own."""
+    """The items, those without a split dealt out: groups as wholes, those of the same intents among themselves."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, item in enumerate(items):
+        if not item.split:
+            groups[item.group if isinstance(item, LabelledPrompt) else str(i)].append(i)
+    alike: dict[tuple[str, ...], list[list[int]]] = defaultdict(list)
+    for group in groups.values():
+        alike[tuple(sorted({getattr(items[i], "intent", "") for i in group}))].append(group)
     splits = [item.split for item in items]
-    for intent in {getattr(item, "intent", "") for item in items}:
-        unsplit = [
-            i for i, item in enumerate(items) if not item.split and getattr(item, "intent", "") == intent
-        ]
-        unsplit.sort(key=lambda i: hashlib.sha256(_text(items[i]).encode()).digest())
-        for rank, i in enumerate(unsplit):
-            part = sum((rank + 0.5) / len(unsplit) > end for end in _SPLIT_ENDS)
-            splits[i] = SPLITS[part]
+    for dealt_together in alike.values():
+        dealt_together.sort(key=lambda group: _digest([items[i] for i in group]))
+        for rank, group in enumerate(dealt_together):
+            part = sum((rank + 0.5) / len(dealt_together) > end for end in _SPLIT_ENDS)
+            for i in group:
+                splits[i] = SPLITS[part]
     return [replace(item, split=split) for item, split in zip(items, splits, strict=True)]
+
+
+def _digest(group: Sequence[_Item]) -> bytes:
+    return hashlib.sha256("\n".join(sorted(map(_text, group))).encode()).digest()
 
 
 def _text(item: PromptPair | OrdinaryPrompt | LabelledPrompt) -> str:
     if isinstance(item, PromptPair):
         return f"{item.benign}\n{item.harmful}"
-    return item.prompt if isinstance(item, OrdinaryPrompt) else item.text
+    return item.prompt if isinstance(item, OrdinaryPrompt) else item.whole_text
 
 
-def _check_new(seen: dict[str, tuple[str, str]], row: Row, text: str, intent: str) -> None:
+def _check_new(seen: dict[str, _Text], new: _Text) -> None:
     """A prompt twice could be measured on after it was trained on; with two labels it would teach nothing."""
-    key = " ".join(text.lower().split())
-    if key in seen:
-        where, other = seen[key]
-        known = "occurs twice" if other == intent else f"is {intent} here and {other} before"
-        raise InputError(f"{row.where}: its {intent} prompt {known} (first at {where})")
-    seen[key] = (row.where, intent)
+    known = seen.setdefault(" ".join(new.text.lower().split()), new)
+    if known is not new:
+        twice = "occurs twice" if known.intent == new.intent else f"is {new.intent} here and {known.intent} before"
+        raise InputError(f"{new.where}: its {new.intent} prompt {twice} (first at {known.where})")
+
+
+def _check_groups(singles: Sequence[LabelledPrompt], source: str) -> None:
+    """Matched prompts in two splits would be measured on after their twins were trained on."""
+    splits: dict[str, str] = {}
+    for single in singles:
+        split = splits.setdefault(single.group, single.split)
+        if split != single.split:
+            raise InputError(
+                f"{source}: the group {single.group} is in the splits {split} and {single.split}; expected one split"
+            )
 
 
 def _check_enough(prompts: PromptSet, source: str) -> None:

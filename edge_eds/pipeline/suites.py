@@ -3,6 +3,7 @@
 A suite is asked for as
     ordinary                     the built-in everyday requests (test split)
     pairs                        the built-in matched pairs (test split): pairs-benign and pairs-harmful
+    jailbreaks, multi-turn       the same of the built-in framed requests, and of the built-in conversations
     NAME=PATH                    a file with a column of prompts and one of intents (benign | harmful)
     NAME=PATH:benign|harmful     a file with a column of prompts, all of one intent
 In place of prompts a file may have a column of conversations (conversations.py).
@@ -23,10 +24,11 @@ from edge_eds.pipeline.benchmarks import CATEGORY_COLUMNS, ID_COLUMNS, first_fie
 from edge_eds.pipeline.conversations import MESSAGES_COLUMN, read_messages
 from edge_eds.pipeline.framings import frame, framing_names
 from edge_eds.pipeline.prompt_files import INTENTS, PROMPT_COLUMNS, Row, columns, find_column, read_rows
-from edge_eds.pipeline.prompts import builtin_prompts
+from edge_eds.pipeline.prompts import builtin_part
 from edge_eds.runtime.chat_prompt import Message
 
-BUILTIN = ("ordinary", "pairs")
+_PARTS = {"ordinary": "ordinary", "pairs": "pairs", "jailbreaks": "jailbreaks", "multi-turn": "multi_turn"}
+BUILTIN = tuple(_PARTS)
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def load_suites(wishes: Sequence[str], limit: int | None = None, seed: int = 0) 
         raise InputError(f"the limit is {limit}, expected at least 1")
     if not wishes:
         raise InputError(
-            f"no suite was asked for; expected {' or '.join(BUILTIN)} or NAME=PATH[:benign|:harmful]"
+            f"no suite was asked for; expected {', '.join(BUILTIN)} or NAME=PATH[:benign|:harmful]"
         )
     suites = [suite for wish in wishes for suite in _suites(wish)]
     for i, suite in enumerate(suites):
@@ -160,7 +162,7 @@ def _suites(wish: str) -> list[Suite]:
         if wish in BUILTIN:
             return _builtin(wish)
         raise InputError(
-            f"unknown suite {wish}; expected {' or '.join(BUILTIN)} or NAME=PATH[:benign|:harmful]"
+            f"unknown suite {wish}; expected {', '.join(BUILTIN)} or NAME=PATH[:benign|:harmful]"
         )
     path, colon, intent = rest.rpartition(":")
     if not colon or intent not in INTENTS:
@@ -175,7 +177,7 @@ def _suites(wish: str) -> list[Suite]:
 
 
 def _builtin(name: str) -> list[Suite]:
-    test = builtin_prompts().split("test")
+    test = builtin_part(_PARTS[name]).split("test")
     if name == "ordinary":
         prompts: Iterable[SuitePrompt] = (SuitePrompt(o.id, o.prompt, o.category) for o in test.ordinary)
         return [Suite(name, "benign", tuple(prompts))]
@@ -183,7 +185,11 @@ def _builtin(name: str) -> list[Suite]:
         Suite(
             f"{name}-{intent}",
             intent,
-            tuple(SuitePrompt(p.id, p.text(intent), p.category) for p in test.pairs),
+            tuple(
+                SuitePrompt(one.group, one.text, one.category, one.messages)
+                for one in test.labelled(conversations=True)
+                if one.intent == intent
+            ),
         )
         for intent in INTENTS
     ]
