@@ -401,6 +401,8 @@ def write_adapter(
     recipe: Recipe,
     prompts_sha256: str,
     base_sha256: str,
+    name: str = "SmolLM2 135M Instruct, over-cautious (edge-eds test bed)",
+    description: str = "Refuses many harmless requests on purpose: a test bed for steering.",
 ) -> None:
     """One LoRA adapter for llama.cpp (general.type adapter), moved into place when it is whole."""
     unfinished = path.with_suffix(".part")
@@ -408,8 +410,8 @@ def write_adapter(
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, recipe.alpha)
-    writer.add_name("SmolLM2 135M Instruct, over-cautious (edge-eds test bed)")
-    writer.add_description("Refuses many harmless requests on purpose: a test bed for steering.")
+    writer.add_name(name)
+    writer.add_description(description)
     writer.add_license("apache-2.0")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     writer.add_base_model_count(1)
@@ -421,8 +423,8 @@ def write_adapter(
     writer.add_string("edge_eds.prompts_sha256", prompts_sha256)
     writer.add_string("edge_eds.recipe", json.dumps(asdict(recipe)))
     writer.add_uint32("edge_eds.seed", recipe.seed)
-    for name, tensor in tensors.items():
-        writer.add_tensor(name, tensor)
+    for tensor_name, tensor in tensors.items():
+        writer.add_tensor(tensor_name, tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
