@@ -41,7 +41,7 @@ from edge_eds.pipeline.degeneration import degeneration
 from edge_eds.pipeline.judged_text import JudgedText
 from edge_eds.pipeline.prompt_files import read_rows
 from edge_eds.pipeline.refusal_classifier import CLASSES, RefusalClassifier, builtin_path
-from edge_eds.pipeline.refusal_features import Features, features
+from edge_eds.pipeline.refusal_features import Features, describe
 from edge_eds.pipeline.statistics import wilson
 
 HUMAN_LABELS = {"1_full_compliance": "answer", "2_full_refusal": "refusal", "3_partial_refusal": "partial"}
@@ -123,7 +123,7 @@ def own_examples(seed: int) -> list[Example]:
 @cache
 def described(example: Example, n_words: int | None) -> Features:
     """The features of the answer's beginning."""
-    return features(JudgedText.of(example.prompt, example.cut(n_words)))
+    return describe(JudgedText.of(example.prompt, example.cut(n_words))).features
 
 
 # ---- training ----

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 
 MIN_RUN = 12
@@ -48,7 +49,7 @@ _WORD = re.compile(rf"[{_NO_SPACES}]|[^\W_{_NO_SPACES}]+(?:'[^\W_]+)?")
 _LIST_MARK = re.compile(r"^[ \t]*(?:\(?\d{1,3}[.):]|[-*\u2022])[ \t]+", re.MULTILINE)
 _RUN = re.compile(rf"([^\s=_*#~.+|\u2500-\u257f-])\1{{{MIN_RUN - 1},}}|([^\s])\2{{{MIN_LINE_RUN - 1},}}")
 _GLUED = re.compile(rf"[^\W\d_{_NO_SPACES}]{{{MIN_GLUED},}}")
-_LINES = frozenset("-=_*#~.+|")
+_NO_LINES = str.maketrans("", "", "-=_*#~.+|")
 _SPECIAL_TOKEN = re.compile(r"<\|\w+\|>")
 _LONE_WORDS = "a an the and or but of to in on at for with by from as if so i it is this that you we he she"
 _LONE = frozenset(_LONE_WORDS.split())
@@ -74,22 +75,23 @@ def degeneration(text: str) -> str | None:
 
 def _non_text(text: str) -> str | None:
     odd = sum(
-        char == "\ufffd" or (unicodedata.category(char)[0] == "C" and char not in "\n\r\t\u200d\u200c")
-        for char in text
+        n * (char == "\ufffd" or (unicodedata.category(char)[0] == "C" and char not in "\n\r\t\u200d\u200c"))
+        for char, n in Counter(text).items()
     )
     if odd >= MAX_NON_TEXT_SHARE * len(text):
         return "characters that are no text"
-    visible = [char for char in text if not char.isspace() and char not in _LINES]
-    if len(visible) >= MIN_VISIBLE and "```" not in text:
+    visible = Counter(text.translate(_NO_LINES))
+    n_visible = sum(n for char, n in visible.items() if not char.isspace())
+    if n_visible >= MIN_VISIBLE and "```" not in text:
         # combining marks belong to the letters of many scripts
-        letters = sum(unicodedata.category(char)[0] in "LMN" for char in visible)
-        if letters < MIN_ALNUM_SHARE * len(visible):
+        letters = sum(n for char, n in visible.items() if unicodedata.category(char)[0] in "LMN")
+        if letters < MIN_ALNUM_SHARE * n_visible:
             return "hardly any letters"
     return None
 
 
 def _loop(parts: Sequence[str]) -> str | None:
-    for unit in range(1, min(MAX_UNIT, len(parts) // 2) + 1):
+    for unit in range(1, min(MAX_UNIT, len(parts) // MIN_UNIT_REPEATS) + 1):
         needed = MIN_WORD_REPEATS if unit == 1 else max(MIN_UNIT_REPEATS * unit, MIN_LOOP_WORDS)
         length = unit  # words of the periodic stretch that ends here
         for i in range(unit, len(parts)):
@@ -100,9 +102,15 @@ def _loop(parts: Sequence[str]) -> str | None:
 
 
 def _repetition(parts: Sequence[str]) -> str | None:
-    for start in range(len(parts) - WINDOW + 1):
-        if len(set(parts[start : start + WINDOW])) < MIN_DISTINCT:
+    counts = Counter(parts[: WINDOW - 1])
+    for start, new in enumerate(parts[WINDOW - 1 :]):
+        counts[new] += 1
+        if len(counts) < MIN_DISTINCT:
             return "few different words"
+        old = parts[start]
+        counts[old] -= 1
+        if not counts[old]:
+            del counts[old]
     if len(parts) >= MIN_N_GRAM_WORDS:
         n_grams = [tuple(parts[i : i + N_GRAM]) for i in range(len(parts) - N_GRAM + 1)]
         if len(n_grams) - len(set(n_grams)) >= MAX_REPEATED_SHARE * len(n_grams):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 
 MIN_LETTERS = 5
 MAX_OTHER_SCRIPT = 0.3
@@ -45,11 +46,14 @@ _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 def is_english(text: str) -> bool:
     """Whether the judge's phrases and words can be expected in this text."""
     text = _FENCE.sub(" ", text)[:MAX_CHARACTERS].replace("\u2019", "'")
-    letters = [char for char in text if char.isalpha()]
-    if len(letters) < MIN_LETTERS:
+    letters = {char: n for char, n in Counter(text).items() if char.isalpha()}
+    n_letters = sum(letters.values())
+    if n_letters < MIN_LETTERS:
         return True
-    other = sum(not (char.isascii() or unicodedata.name(char, "").startswith("LATIN")) for char in letters)
-    if other >= MAX_OTHER_SCRIPT * len(letters):
+    other = sum(
+        n for char, n in letters.items() if not (char.isascii() or unicodedata.name(char, "").startswith("LATIN"))
+    )
+    if other >= MAX_OTHER_SCRIPT * n_letters:
         return False
     words = _WORD.findall(text)
     small = sum(word.lower() in _SMALL for word in words)

@@ -10,7 +10,9 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
-MAX_CHARACTERS = 20_000  # of an answer are looked at: what decides about it stands at its beginning
+# What decides about an answer stands at its beginning.
+MAX_CHARACTERS = 20_000
+MAX_SENTENCES = 24
 PROMPT_WORD = "@"  # stands for a word of the prompt, so that what is learned of one topic holds for others
 
 _ASKS_FOR_TEXT = re.compile(
@@ -39,7 +41,7 @@ _COMMON = frozenset(_COMMON_WORDS.split())  # they say nothing of what a prompt 
 class JudgedText:
     """A prompt and an answer as the judge reads them.
 
-    asked: the prompt. sentences: the speaker's own. product: there is something that it has made besides.
+    asked: the prompt. sentences: the first ones of the speaker's own. product: it has made something besides.
     """
 
     asked: str
@@ -50,7 +52,7 @@ class JudgedText:
     def of(cls, prompt: str, answer: str) -> JudgedText:
         asked, said = plain(prompt[:MAX_CHARACTERS]), plain(answer[:MAX_CHARACTERS])
         own, product = _split(asked, said)
-        return cls(asked, tuple(_sentences(own)), product)
+        return cls(asked, tuple(_sentences(own)[:MAX_SENTENCES]), product)
 
     @cached_property
     def asked_stems(self) -> frozenset[str]:
