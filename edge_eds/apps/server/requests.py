@@ -113,7 +113,7 @@ def _tool_choice(value: object) -> object:
 
 
 Text = Annotated[str, BeforeValidator(_text)]
-Stop = Annotated[list[str] | None, BeforeValidator(_as_list), Field(max_length=MAX_STOP)]
+Stop = Annotated[Annotated[list[str], Field(max_length=MAX_STOP)] | None, BeforeValidator(_as_list)]
 Unset = Literal[None]
 
 

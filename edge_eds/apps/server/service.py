@@ -336,7 +336,8 @@ class Service:
     @staticmethod
     def _emit_usage(last: dict[str, Any], options: StreamOptions | None, stand_in: StandIn, emit: Emit) -> None:
         if options is not None and options.include_usage:
-            emit({**last, "choices": [], "usage": documents.usage(stand_in.results)})
+            head = {name: last[name] for name in ("id", "object", "created", "model")}
+            emit({**head, "choices": [], "usage": documents.usage(stand_in.results)})
 
 
 @contextmanager
