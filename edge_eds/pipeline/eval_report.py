@@ -155,8 +155,8 @@ class CategoryReport:
 class SuiteReport:
     """The numbers of one suite; steered and comparison are None where nothing was steered.
 
-    categories: in the order of their names; () where the suite names none. transcripts: one JSON object a prompt,
-    with the answers; not a part of the suite's own JSON.
+    categories: in the order of their names; () where the suite names none. jailbroken: as Suite has it. transcripts:
+    one JSON object a prompt, with the answers; not a part of the suite's own JSON.
     """
 
     name: str
@@ -167,6 +167,7 @@ class SuiteReport:
     steered: Measure | None = None
     comparison: Comparison | None = None
     categories: tuple[CategoryReport, ...] = ()
+    jailbroken: bool = False
     transcripts: tuple[dict[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -175,6 +176,7 @@ class SuiteReport:
             "n": self.n,
             "intent": self.intent,
             "source": self.source,
+            "jailbroken": self.jailbroken,
             "plain": self.plain.to_json(),
         }
         if self.steered is not None and self.comparison is not None:

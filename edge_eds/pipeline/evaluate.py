@@ -157,6 +157,7 @@ def measure_suite(
         steered=None if steered is None else measure(steered, seconds["steered"]),
         comparison=None if steered is None else compare(plain, steered, changes),
         categories=by_category(suite.prompts, plain, steered),
+        jailbroken=suite.jailbroken,
         transcripts=tuple(_transcript(suite, i, answers, changes) for i in range(len(suite.prompts))),
     )
 

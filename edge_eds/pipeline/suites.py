@@ -57,12 +57,16 @@ class SuitePrompt:
 
 @dataclass(frozen=True)
 class Suite:
-    """Prompts of one intent (benign | harmful). source: the file they came from, or "built-in"."""
+    """Prompts of one intent (benign | harmful). source: the file they came from, or "built-in".
+
+    jailbroken: whether the requests stand in jailbreak framings.
+    """
 
     name: str
     intent: str
     prompts: tuple[SuitePrompt, ...]
     source: str = "built-in"
+    jailbroken: bool = False
 
     def sample(self, n: int, seed: int) -> Suite:
         """At most n of the prompts, in their order; the same ones for the same name and seed."""
@@ -74,7 +78,7 @@ class Suite:
     def framed(self, framing: str) -> Suite:
         """The same requests in a jailbreak framing, as the suite NAME+FRAMING."""
         prompts = tuple(prompt.framed(framing) for prompt in self.prompts)
-        return replace(self, name=f"{self.name}+{framing}", prompts=prompts)
+        return replace(self, name=f"{self.name}+{framing}", prompts=prompts, jailbroken=True)
 
 
 def load_suites(wishes: Sequence[str], limit: int | None = None, seed: int = 0) -> list[Suite]:
@@ -190,6 +194,7 @@ def _builtin(name: str) -> list[Suite]:
                 for one in test.labelled(conversations=True)
                 if one.intent == intent
             ),
+            jailbroken=name == "jailbreaks",
         )
         for intent in INTENTS
     ]

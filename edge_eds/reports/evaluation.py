@@ -39,7 +39,7 @@ def _block(suite: SuiteReport) -> str:
 
 def _changes(plain: Measure, steered: Measure, change: Comparison) -> list[str]:
     difference = change.difference
-    points = ", ".join(f"{100 * end:+.1f}" for end in (difference.low, difference.high))
+    points = " to ".join(f"{100 * end:+.1f}".replace("-0.0", "+0.0") for end in (difference.low, difference.high))
     answered = change.kl_answered
     where = "" if answered is None else f"; {answered['mean']:.3f} on the {answered['n']} that plain answers"
     if change.gate["ungated"]:
@@ -69,4 +69,5 @@ def _rates(measure: Measure) -> tuple[str, ...]:
 
 
 def _rate(rate: Rate) -> str:
-    return f"{100 * rate.value:.1f} ({100 * rate.low:.1f}-{100 * rate.high:.1f})"
+    value, low, high = (f"{100 * part:.1f}".replace("100.0", "100") for part in (rate.value, rate.low, rate.high))
+    return f"{value} ({low}-{high})"
