@@ -29,7 +29,9 @@ COMMANDS = {
     "train": "Train energies on what collect has kept.",
     "tune": "Search how to steer, by trying it on the model itself.",
     "eval": "Measure refusals, plain and steered, on sets of prompts.",
+    "judge": "Tell refusals from answers in transcripts of any model.",
     "compare": "Compare methods against false refusals, all within one budget.",
+    "prompts": "Count a prompt set, or look for prompts of a benchmark in it.",
     "inspect": "Show what can be steered in a model, and its energies.",
 }
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it

@@ -1,8 +1,9 @@
 """Finds prompts that are copies of a benchmark's prompts, so that none of these is trained on.
 
 A copy has the same words in the same order once case, punctuation and contractions are set aside. A near copy
-asks the same thing in slightly other words; `similarity` says how that is measured. What is not found: the
-same request in quite other words (a paraphrase without shared key words), and other languages.
+asks the same thing in slightly other words; `similarity` says how that is measured. A prompt counts as a copy
+if the whole of it or one of its sentences does, so that a copied request is also found inside a framing. What is
+not found: the same request in quite other words (a paraphrase without shared key words), and other languages.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from typing import NamedTuple
 DEFAULT_THRESHOLD = 0.65
 MIN_CONTAINED_WORDS = 3
 _WORD = re.compile(r"[^\W_]+")
+_SENTENCE_END = re.compile(r"[.!?:;\n\"\u201c\u201d]+")
 _CONTRACTIONS = (
     ("won't", "will not"), ("can't", "can not"), ("cannot", "can not"), ("n't", " not"), ("'re", " are"),
     ("'ve", " have"), ("'ll", " will"), ("'m", " am"), ("'d", " would"), ("'s", " "),
 )  # fmt: skip
 _COMMON_WORDS = """
-    a about all am an and any are as at be been being best but by can could did do does easiest effective
-    explain fast for from get give go good guide had has have help how i if in into is it its let like make me
-    most my need no not of on one or our out people person please quickest should show so some someone
-    something step steps tell that the their them then there these they thing this those to up us use want was
-    way ways we were what when where which who whom whose why will with would you your
+    a about all am an and any are as at be been being best but by can could did do does doing easiest
+    effective explain fast for from get getting give go good guide had has have help how i if in into is it
+    its let like make me most my need no not of on one or our out people person please quickest should show
+    so some someone something step steps tell that the their them then there these they thing this those to
+    up us use want was way ways we were what when where which who whom whose why will with without would you
+    your
 """
 _COMMON = frozenset(_COMMON_WORDS.split())  # asking, helping and joining words, which carry no topic
 
@@ -91,15 +94,21 @@ def near_copies(
             holders[key].append(i)
     found = []
     for i, text in enumerate(prompts):
-        ours = reduce(text)
-        candidates = {j for key in ours.stems or set(ours.all) for j in holders[key]}
-        matches = [
-            NearCopy(i, j, score, ours.all == theirs[j].all)
-            for j in candidates
-            if (score := similarity(ours, theirs[j])) >= threshold
-        ]
-        found += sorted(matches, key=lambda match: (-match.similarity, match.benchmark))
+        best: dict[int, NearCopy] = {}
+        for ours in _whole_and_sentences(text):
+            for j in {j for key in ours.stems or set(ours.all) for j in holders[key]}:
+                score = similarity(ours, theirs[j])
+                if score >= threshold and (j not in best or score > best[j].similarity):
+                    best[j] = NearCopy(i, j, score, ours.all == theirs[j].all)
+        found += sorted(best.values(), key=lambda match: (-match.similarity, match.benchmark))
     return found
+
+
+def _whole_and_sentences(text: str) -> list[Words]:
+    """The prompt, and those of its sentences that say enough to be a request of their own."""
+    whole = reduce(text)
+    sentences = [reduce(piece) for piece in _SENTENCE_END.split(text)]
+    return [whole, *(one for one in sentences if len(one.stems) >= MIN_CONTAINED_WORDS and one != whole)]
 
 
 def _stem(word: str) -> str:
