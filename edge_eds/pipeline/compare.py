@@ -6,19 +6,15 @@ rate of true refusals. A run that was stopped goes on with the first trial or po
 
     FOLDER/compare.json             what the folder was made from
     FOLDER/plain.json               labels of the plain model's answers
-    FOLDER/METHOD/made_from.json    what the method was made from besides
-    FOLDER/METHOD/trials.jsonl      the search, a line a trial
-    FOLDER/METHOD/search.json       its end: curve and choice
+    FOLDER/METHOD/                  what fitting it leaves (methods/fitting.py), and
     FOLDER/METHOD/points.jsonl      labels of the answers to the suites, a line a point of the curve
-    FOLDER/METHOD/chosen.*          the chosen steerer (methods/steerer.py), where one was chosen
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,22 +24,19 @@ from edge_eds.errors import InputError, SettingsError
 from edge_eds.files import write_whole
 from edge_eds.pipeline.collect import Collection
 from edge_eds.pipeline.judge import LABELS, judge
-from edge_eds.pipeline.methods import METHODS, check_name, load_method
-from edge_eds.pipeline.methods.method import Context, Family
-from edge_eds.pipeline.methods.search import (
-    Bed,
-    RunnerFor,
-    SearchResult,
-    SearchSettings,
-    search,
-    trial_from_json,
-    trial_key,
-)
+from edge_eds.pipeline.methods import METHODS, check_name
+from edge_eds.pipeline.methods.fitting import FittedMethod, Progress, fit_method
+from edge_eds.pipeline.methods.method import Context
+from edge_eds.pipeline.methods.records import append, claim, digest, made, read_json, read_lines
+from edge_eds.pipeline.methods.search import Bed, RunnerFor, SearchResult, SearchSettings, trial_key
 from edge_eds.pipeline.methods.steerer import Steerer
 from edge_eds.pipeline.statistics import Rate, mcnemar, wilson
 from edge_eds.pipeline.suites import Suite
 
 REFERENCE = "ours"
+Labels = Mapping[str, Sequence[str]]  # suite -> label of each answer
+
+
 @dataclass(frozen=True)
 class Material:
     """What methods are made from besides the collection; see methods/method.py's Context."""
@@ -51,10 +44,6 @@ class Material:
     energy: EnergyFile | None = None
     own_adapter: Path | None = None
     tuned_adapter: Path | None = None
-
-
-Labels = Mapping[str, Sequence[str]]  # suite -> label of each answer
-Progress = Callable[[str, int, int], None]  # "METHOD: what comes next", done, in all
 
 
 @dataclass(frozen=True)
@@ -194,8 +183,7 @@ def compare(
             progress(what, done, total)
 
     material = material or Material()
-    _made(folder)
-    _claim(folder / "compare.json", _made_from(collection, suites, settings))
+    claim(made(folder) / "compare.json", _made_from(collection, suites, settings))
     bed = Bed.of(collection, settings.search)
     plain_point = _plain_point(runner_for, plain, suites, folder, settings, tell)
     reports = []
@@ -224,48 +212,23 @@ def _method(
     material: Material,
     tell: Progress,
 ) -> MethodReport:
-    method = load_method(name)
-    own = _made(folder / name)
     context = Context(
         bed.collection,
-        _made(folder / "shared"),
+        made(folder / "shared"),
         material.energy,
         material.own_adapter,
         material.tuned_adapter,
         settings.search.seed,
         lambda done, total, what: tell(f"{name}, made: {what}", done, total),
     )
-    family = method.prepare(context)
-    _claim(own / "made_from.json", {name: _digest_of(getattr(context, name)) for name in method.made_from})
-    result = _search(name, family, bed, runner_for, own, tell)
-    points = _points(name, family, result, runner_for, suites, own, settings, tell)
-    file = None
-    if result.chosen is not None:
-        chosen = result.curve[result.chosen]
-        file = family.steerer(chosen.shape, chosen.strength).save(own / "chosen")
-    return MethodReport(name, method.title, result, points, file)
-
-
-def _search(
-    name: str, family: Family, bed: Bed, runner_for: RunnerFor, own: Path, tell: Progress
-) -> SearchResult:
-    path = own / "trials.jsonl"
-    known = [trial_from_json(line) for line in _read_lines(path)]
-
-    def keep(trial: Any, done: int, total: int) -> None:
-        _append(path, asdict(trial))
-        tell(f"{name}, searched: {trial.key}", done, total)
-
-    tell(f"{name}, searched", min(len(known), bed.settings.trials), bed.settings.trials)
-    result = search(family, bed, runner_for, known, keep)
-    write_whole(own / "search.json", (json.dumps(result.to_json(), indent=1) + "\n").encode())
-    return result
+    fitted = fit_method(name, context, bed, runner_for, folder / name, tell)
+    points = _points(name, fitted, runner_for, suites, folder / name, settings, tell)
+    return MethodReport(name, fitted.method.title, fitted.search, points, fitted.file)
 
 
 def _points(
     name: str,
-    family: Family,
-    result: SearchResult,
+    fitted: FittedMethod,
     runner_for: RunnerFor,
     suites: Sequence[Suite],
     own: Path,
@@ -273,17 +236,17 @@ def _points(
     tell: Progress,
 ) -> tuple[Point, ...]:
     path = own / "points.jsonl"
-    found = {trial_key(line["shape"], line["strength"]): Point(**line) for line in _read_lines(path)}
-    for done, trial in enumerate(result.curve):
-        tell(f"{name}, measured: {trial.key}", done, len(result.curve))
+    found = {trial_key(line["shape"], line["strength"]): Point(**line) for line in read_lines(path)}
+    for done, trial in enumerate(fitted.search.curve):
+        tell(f"{name}, measured: {trial.key}", done, len(fitted.search.curve))
         if trial.key in found:
             continue
-        steerer = family.steerer(trial.shape, trial.strength)
+        steerer = fitted.family.steerer(trial.shape, trial.strength)
         point = Point(trial.shape, trial.strength, _answer(runner_for, steerer, suites, settings))
-        _append(path, asdict(point))
+        append(path, asdict(point))
         found[trial.key] = point
-    tell(f"{name}, measured", len(result.curve), len(result.curve))
-    return tuple(found[trial.key] for trial in result.curve)
+    tell(f"{name}, measured", len(fitted.search.curve), len(fitted.search.curve))
+    return tuple(found[trial.key] for trial in fitted.search.curve)
 
 
 def _plain_point(
@@ -296,7 +259,7 @@ def _plain_point(
 ) -> Point:
     path = folder / "plain.json"
     if path.is_file():
-        return Point(None, 0.0, _read_json(path))
+        return Point(None, 0.0, read_json(path))
     tell("plain, measured", 0, 1)
     labels = _answer(runner_for, plain, suites, settings)
     write_whole(path, json.dumps(labels).encode())
@@ -359,80 +322,17 @@ def _match(report: MethodReport, ours: Point, suites: Sequence[Suite], plain: Po
     )
 
 
-# -- files
-
-
 def _made_from(collection: Collection, suites: Sequence[Suite], settings: CompareSettings) -> dict[str, Any]:
     """What everything in the folder depends on. The methods are not part of it: more can join."""
     texts = [[suite.name, suite.intent, [prompt.conversation for prompt in suite.prompts]] for suite in suites]
     examples = [[example.id, example.split, example.label] for example in collection.examples]
     return {
         "model": json.loads(collection.fingerprint.to_json()),
-        "collection": _digest([collection.prompt_set_hash, examples]),
-        "suites": _digest(texts),
+        "collection": digest([collection.prompt_set_hash, examples]),
+        "suites": digest(texts),
         "search": asdict(settings.search),
         "max_new_tokens": settings.max_new_tokens,
     }
-
-
-def _claim(path: Path, wanted: dict[str, Any]) -> None:
-    """Write what a folder is made from, or check that it was made from the same."""
-    if not path.is_file():
-        write_whole(path, (json.dumps(wanted, indent=1) + "\n").encode())
-        return
-    found = _read_json(path)
-    for key, value in wanted.items():
-        if found.get(key) != value:
-            raise InputError(
-                f"{path.parent}: holds results with another {key}; choose another folder, or delete this one"
-            )
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    return folder
-
-
-def _append(path: Path, record: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-
-
-def _read_lines(path: Path) -> list[Any]:
-    """The records of a JSON-lines file; one that a kill cut short is taken away, so that it is made again."""
-    if not path.is_file():
-        return []
-    whole, _, rest = path.read_text(encoding="utf-8").rpartition("\n")
-    if rest:
-        write_whole(path, (whole + "\n").encode() if whole else b"")
-    try:
-        return [json.loads(line) for line in whole.splitlines()]
-    except ValueError as error:
-        raise InputError(f"{path}: is damaged: {error}; delete it") from error
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: is damaged: {error}; delete it") from error
-
-
-def _digest_of(material: EnergyFile | Path | None) -> str | None:
-    if material is None:
-        return None
-    try:
-        data = material.read_bytes() if isinstance(material, Path) else material.to_onnx().SerializeToString()
-    except OSError as error:
-        raise InputError(f"{material}: cannot be read: {error.strerror or error}") from error
-    return hashlib.sha256(data).hexdigest()
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _plain_json(match: Match) -> dict[str, Any]:
