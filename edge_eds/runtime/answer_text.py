@@ -33,10 +33,11 @@ class AnswerText:
         if self.stopped:
             return ""
         text = self._held + text
-        ends = [at for at in map(text.find, self._stop) if at >= 0]
-        if ends:
+        # The one that is complete first, so that it does not matter in which pieces the text comes.
+        found = [(at + len(sequence), at) for sequence in self._stop if (at := text.find(sequence)) >= 0]
+        if found:
             self.stopped, self._held = True, ""
-            return text[: min(ends)]
+            return text[: min(found)[1]]
         n_held = max((_overlap(text, sequence) for sequence in self._stop), default=0)
         self._held = text[len(text) - n_held :]
         return text[: len(text) - n_held]

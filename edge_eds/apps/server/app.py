@@ -170,7 +170,8 @@ def _add_facts(app: FastAPI, service: Service, metrics: Metrics) -> None:
 
 def _add_answers(app: FastAPI, service: Service, settings: ServerSettings, desk: Desk) -> None:
     async def body(request: Request, kind: type[requests.Request]) -> requests.Request:
-        return requests.parse(kind, await _read(request, settings.max_body))
+        content = await _read(request, settings.max_body)
+        return await asyncio.to_thread(requests.parse, kind, content)  # others are served while a large one is read
 
     async def answered(request: Request, stream: bool | None, *works: Callable[[Claim, Emit], Any]) -> Any:
         """What the works return, or a stream of what the single one emits."""

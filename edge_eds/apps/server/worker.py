@@ -24,7 +24,7 @@ from edge_eds.runtime.answer_text import AnswerText
 from edge_eds.runtime.slots import Answering, Slots, Task, TokenLogprobs
 from edge_eds.runtime.trace import Trace
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("edge_eds.server")
 
 
 @dataclass(eq=False)
@@ -203,23 +203,32 @@ class Worker:
     # -- the worker's own thread
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._answers or self._closed)
-                if self._closed and not self._answers:
-                    return
-            try:
-                self._sweep()
-                self._begin_waiting()
-                for answer in self._slots.step() if self._answers else ():
-                    self._advance(answer)
-            except Exception as error:  # told to everybody who waits for it, and the worker goes on
-                _log.error("the worker failed: %s", error, exc_info=error)
-                for job in self._answers.values():
-                    self._metrics.ended("error")
-                    job.tell(error)
-                self._answers.clear()
-                self._slots.reset()
+        try:
+            while self._wait_for_work():
+                self._turn()
+        finally:
+            self.drain()  # whatever ends the thread, nobody waits for it in vain
+
+    def _wait_for_work(self) -> bool:
+        """False when there will be none any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._answers or self._closed)
+            return bool(self._answers) or not self._closed
+
+    def _turn(self) -> None:
+        """One decode for all who have a slot."""
+        try:
+            self._sweep()
+            self._begin_waiting()
+            for answer in self._slots.step() if self._answers else ():
+                self._advance(answer)
+        except Exception as error:  # told to everybody who waits for it, and the worker goes on
+            _log.error("the worker failed: %s", error, exc_info=error)
+            for job in self._answers.values():
+                self._metrics.ended("error")
+                job.tell(error)
+            self._answers.clear()
+            self._slots.reset()
 
     def _sweep(self) -> None:
         """End what nobody waits for, and what took too long."""
