@@ -139,7 +139,7 @@ def test_control_vector(states: States, runner: BatchRunner) -> None:
     layers = [2, 3]
     everywhere = family.steerer({"layers": layers, "rows": "all"}, 0.2)
     assert isinstance(everywhere, VectorSteerer)
-    length = 0.2 * states.length(layers)
+    length = 0.2 * states.distance(layers) / 2
     for il, vector in everywhere.vector.directions.items():
         np.testing.assert_allclose(vector, length * unit(states.towards_answering(il)), rtol=1e-5)
     answers = family.steerer({"layers": layers, "rows": "answer"}, 0.2)
@@ -177,7 +177,7 @@ def test_conditional_vector_decides_by_the_cosine(collection: Collection, states
     condition = find_condition(states, 1)
     assert abs(condition.vector[INTENT]) > 0.9
     family = prepare_conditional(Context(collection, Path()))
-    shape = {"layers": [3], "scale": 0.2}
+    shape = {"layers": [3], "force": 0.2}
     share = 0.6
     steerer = family.steerer(shape, share)
     assert isinstance(steerer, EnergySteerer)

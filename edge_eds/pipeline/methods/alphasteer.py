@@ -23,7 +23,7 @@ from edge_eds.pipeline.methods.states import FloatArray, States, windows
 from edge_eds.pipeline.methods.steerer import InterventionSteerer, Steerer
 from edge_eds.runtime.interventions import AddLowRank
 
-STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+STRENGTHS = (0.15, 0.3, 0.5, 0.75, 1.0, 1.4, 2.0, 3.0)  # of all layers together
 NULL_SHARES = (0.5, 0.8)  # of the directions that count as the null space
 RIDGE = 0.1  # relative to the mean square of a coordinate of the states that are moved
 WINDOW_SIZES = (4, 8)
@@ -43,14 +43,17 @@ class AlphaSteerFamily:
         ]
 
     def strengths(self, shape: Shape) -> Sequence[float]:
-        return [strength / len(shape["layers"]) ** 0.5 for strength in STRENGTHS]
+        return STRENGTHS
 
     def steerer(self, shape: Shape, strength: float) -> Steerer:
         maps = {}
         for il in shape["layers"]:
             reading = null_space_reading(*self.classes(il), shape["null_share"])
             maps[il] = AddLowRank(
-                self.states.towards_answering(il)[:, None], reading[None], scale=strength, rows="answer"
+                self.states.towards_answering(il)[:, None],
+                reading[None],
+                scale=strength / len(shape["layers"]),
+                rows="answer",
             )
         return InterventionSteerer(maps)
 

@@ -31,7 +31,7 @@ from edge_eds.pipeline.methods.states import FloatArray, States, windows
 from edge_eds.pipeline.methods.steerer import EnergySteerer, Steerer
 from edge_eds.pipeline.train import MIN_CLASS
 
-SCALES = (0.2, 0.4)
+FORCES = (0.75, 1.5)  # as control-vector's strengths
 WINDOW_SIZES = (4,)
 SHARES = (0.2, 0.4, 0.55, 0.7, 0.8, 0.9, 0.95, 1.0)  # of the refused benign prompts that meet the condition
 
@@ -58,9 +58,9 @@ class ConditionalFamily:
 
     def shapes(self) -> Sequence[Shape]:
         return [
-            {"layers": list(window), "scale": scale / len(window) ** 0.5}
+            {"layers": list(window), "force": force}
             for window in windows(self.states.collection, WINDOW_SIZES)
-            for scale in SCALES
+            for force in FORCES
         ]
 
     def strengths(self, shape: Shape) -> Sequence[float]:
@@ -78,7 +78,7 @@ class ConditionalFamily:
         return vector_energy(
             self.states.collection,
             {il: self.states.towards_answering(il) for il in layers},
-            shape["scale"] * self.states.length(layers),
+            shape["force"] * self.states.distance(layers) / len(layers),
             (gate, cosine_gate(condition.il, condition.vector)),
         )
 

@@ -1,8 +1,8 @@
 """`control-vector`: the mean difference of answered and refused benign states, added at some layers.
 
-One length for all layers of a window, scale times their mean |h|, so that the answer-rows form is exactly an energy
-file and the all-rows form exactly a control vector of llama.cpp (unit directions times one scale, as its
-cvector-generator's method "mean" makes them).
+A strength is how far the layers together move a row, in units of the distance between the two means. Each layer of a
+window adds the same length, so that the answer-rows form is exactly an energy file and the all-rows form exactly a
+control vector of llama.cpp (unit directions times one scale, as its cvector-generator's method "mean" makes them).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edge_eds.pipeline.methods.states import States, unit, windows
 from edge_eds.pipeline.methods.steerer import EnergySteerer, Steerer, VectorSteerer
 from edge_eds.runtime.control_vector import ControlVector
 
-SCALES = (0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7)
+STRENGTHS = (0.15, 0.3, 0.5, 0.75, 1.0, 1.4, 2.0, 3.0)
 WINDOW_SIZES = (4, 8)
 
 
@@ -37,12 +37,11 @@ class ControlVectorFamily:
         ]
 
     def strengths(self, shape: Shape) -> Sequence[float]:
-        # several layers in a row add up
-        return [scale / len(shape["layers"]) ** 0.5 for scale in SCALES]
+        return STRENGTHS
 
     def steerer(self, shape: Shape, strength: float) -> Steerer:
         layers = shape["layers"]
-        length = strength * self.states.length(layers)
+        length = strength * self.states.distance(layers) / len(layers)
         directions = {il: self.states.towards_answering(il) for il in layers}
         collection = self.states.collection
         if shape["rows"] == "answer":

@@ -57,9 +57,9 @@ class States:
         """Mean answered minus mean refused benign state (n_embd,)."""
         return self.mean(il, self.answered_benign) - self.mean(il, self.refused_benign)
 
-    def length(self, layers: Sequence[int]) -> float:
-        """Mean |h| over these layers."""
-        return float(np.mean([np.linalg.norm(self.of(il, self.labels.train), axis=1).mean() for il in layers]))
+    def distance(self, layers: Sequence[int]) -> float:
+        """How far answered benign states are from refused ones, |towards_answering|, in the mean of these layers."""
+        return float(np.mean([np.linalg.norm(self.towards_answering(il)) for il in layers]))
 
 
 def unit(vector: FloatArray) -> FloatArray:
