@@ -32,6 +32,18 @@ def test_builtin_suites_are_the_test_split() -> None:
     assert [prompt.id for prompt in harmful.prompts] == [pair.id for pair in test.pairs]
 
 
+@pytest.mark.parametrize("name", ["jailbreaks", "multi-turn"])
+def test_framed_requests_and_conversations_are_suites_of_twins(name: str) -> None:
+    benign, harmful = load_suites([name])
+    assert (benign.name, benign.intent, harmful.name) == (f"{name}-benign", "benign", f"{name}-harmful")
+    assert [prompt.id for prompt in benign.prompts] == [prompt.id for prompt in harmful.prompts]
+    assert len(harmful.prompts) >= 20
+    for prompt in (*benign.prompts, *harmful.prompts):
+        assert bool(prompt.messages) == (name == "multi-turn")
+        if prompt.messages:
+            assert prompt.messages[-1] == {"role": "user", "content": prompt.text}
+
+
 @pytest.mark.parametrize("column", PROMPT_COLUMNS)
 @pytest.mark.parametrize("kind", ["csv", "json", "jsonl"])
 def test_every_prompt_column_in_every_kind_of_file(tmp_path: Path, column: str, kind: str) -> None:

@@ -48,9 +48,7 @@ class Row:
         if not value:
             raise InputError(f"{self.where}: {column} is empty; expected some text")
         if len(value) > MAX_CHARACTERS:
-            raise InputError(
-                f"{self.where}: {column} has {len(value)} characters, expected at most {MAX_CHARACTERS}"
-            )
+            raise InputError(f"{self.where}: {column} has {len(value)} characters, expected at most {MAX_CHARACTERS}")
         return value
 
     def intent(self, column: str = "intent") -> str:
@@ -124,9 +122,7 @@ def _csv_rows(path: Path, text: str) -> Iterable[tuple[int, dict[str, str]]]:
     try:
         header = [name.strip() for name in next(reader)]
         if len(set(header)) < len(header):
-            raise InputError(
-                f"{path}: two columns have the same name in the header {', '.join(map(_short, header))}"
-            )
+            raise InputError(f"{path}: two columns have the same name in the header {', '.join(map(_short, header))}")
         for values in reader:
             if not any(value.strip() for value in values):
                 continue

@@ -70,8 +70,7 @@ def builtin_inventory() -> list[FiledPrompt]:
     """
     prompts = [one for part in BUILTIN_PARTS for one in _filed(f"{part}.jsonl", builtin_part(part))]
     harmful = [
-        FiledPrompt(_HARMFUL_FILE, one.id, one.category, "train", "harmful", (one.prompt,))
-        for one in builtin_harmful()
+        FiledPrompt(_HARMFUL_FILE, one.id, one.category, "train", "harmful", (one.prompt,)) for one in builtin_harmful()
     ]
     return prompts + harmful
 

@@ -117,9 +117,7 @@ class PromptSet:
         conversations: also those with messages, for callers that ask the model `conversation` and not `text`.
         """
         halves = (
-            LabelledPrompt(
-                f"{pair.id}-{intent}", pair.id, pair.category, pair.split, intent, pair.text(intent)
-            )
+            LabelledPrompt(f"{pair.id}-{intent}", pair.id, pair.category, pair.split, intent, pair.text(intent))
             for pair in self.pairs
             for intent in INTENTS
         )

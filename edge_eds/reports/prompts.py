@@ -51,7 +51,7 @@ def _lines(counts: Sequence[Count]) -> Iterator[tuple[str, str, tuple[int, ...]]
 def _by_intent(counts: Sequence[Count]) -> Iterator[tuple[str, tuple[int, ...]]]:
     alike: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for intent in dict.fromkeys(count.intent for count in counts):
-        numbers = (sum(one.n for one in counts if (one.intent, one.split) == (intent, split)) for split in SPLITS)
-        alike[tuple(numbers)].append(intent)
+        of_intent = [one for one in counts if one.intent == intent]
+        alike[tuple(sum(one.n for one in of_intent if one.split == split) for split in SPLITS)].append(intent)
     for numbers, intents in alike.items():
         yield " and ".join(intents), numbers
