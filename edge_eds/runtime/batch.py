@@ -28,6 +28,7 @@ from edge_eds.runtime.program import HookProgram, capture_program, intervention_
 from edge_eds.runtime.scoring import answer_log_probs
 from edge_eds.runtime.session import EdgeLlama
 from edge_eds.runtime.trace import Trace
+from edge_eds.runtime.trials import ReadLogits, Trial, try_programs
 
 _N_BATCH = 512
 FloatArray = npt.NDArray[np.float32]
@@ -193,18 +194,9 @@ class BatchRunner:
             SteeringError: steering was asked for and did not happen; a layer that cannot be captured; an
                 empty prompt.
         """
-        if max_new_tokens < 1:
-            raise SettingsError(f"max_new_tokens is {max_new_tokens}, expected at least 1")
         self._llm._check_layers(capture_layers, "capture")
+        self._check_lengths(prompts, max_new_tokens)
         token_lists = [list(prompt) for prompt in prompts]
-        for i, prompt in enumerate(token_lists):
-            if len(prompt) + max_new_tokens > self._n_ctx_sequence:
-                raise PromptTooLongError(
-                    f"prompt {i + 1}: {len(prompt)} tokens and {max_new_tokens} new ones, but a sequence "
-                    f"holds {self._n_ctx_sequence}; shorten the prompt or raise --ctx"
-                )
-        if not all(token_lists):
-            raise SteeringError("a prompt is empty: it has no tokens")
         program = self._program(steering)
         run = _Run(self, program, max_new_tokens, tuple(capture_layers), want_logits)
         with run.prefix_shared(token_lists):
@@ -226,6 +218,63 @@ class BatchRunner:
                     f"holds {self._n_ctx_sequence}; shorten the prompt or raise --ctx"
                 )
         return answer_log_probs(self._llm, _N_BATCH, self._n_parallel, prompts, answers)
+
+    def try_programs(
+        self,
+        prompts: Sequence[Sequence[int]],
+        programs: Sequence[HookProgram | None],
+        *,
+        max_new_tokens: int,
+        read_logits: ReadLogits,
+    ) -> list[list[Trial]]:
+        """Greedy answers of every prompt (inner) under every program (outer), for searches.
+
+        Args:
+            programs: they act on answers only (trials.py says why); None is the plain model.
+            read_logits: gives a number for (prompt's index, logits (n_vocab,) of its first new token).
+
+        Raises:
+            PromptTooLongError: a prompt that does not fit its part of the context; nothing was decoded.
+            SteeringError: steering was asked for and did not happen.
+        """
+        self._check_lengths(prompts, max_new_tokens)
+        if self._shares_prefix:
+            return try_programs(
+                self._llm,
+                _N_BATCH,
+                self._n_parallel,
+                prompts,
+                programs,
+                max_new_tokens=max_new_tokens,
+                read_logits=read_logits,
+            )
+        trials = []
+        for program in programs:
+            answers = self.generate(prompts, max_new_tokens=max_new_tokens, steering=program, want_logits=True)
+            trials.append(
+                [
+                    Trial(read_logits(i, answer.first_logits), answer.tokens)
+                    for i, answer in enumerate(answers)
+                    if answer.first_logits is not None
+                ]
+            )
+        return trials
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Tokens of an answer as text."""
+        return self._llm.detokenize(list(tokens)).decode("utf-8", errors="replace")
+
+    def _check_lengths(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        if max_new_tokens < 1:
+            raise SettingsError(f"max_new_tokens is {max_new_tokens}, expected at least 1")
+        for i, prompt in enumerate(prompts):
+            if not prompt:
+                raise SteeringError("a prompt is empty: it has no tokens")
+            if len(prompt) + max_new_tokens > self._n_ctx_sequence:
+                raise PromptTooLongError(
+                    f"prompt {i + 1}: {len(prompt)} tokens and {max_new_tokens} new ones, but a sequence "
+                    f"holds {self._n_ctx_sequence}; shorten the prompt or raise --ctx"
+                )
 
     def _program(self, steering: Steering | HookProgram | None) -> HookProgram | None:
         if isinstance(steering, HookProgram):
@@ -378,7 +427,7 @@ class _Run:
         tokens = sequence.answer[:-1] if stopped else sequence.answer
         return Generation(
             tokens=tokens,
-            text=self.llm.detokenize(tokens).decode("utf-8", errors="replace"),
+            text=self.runner.text(tokens),
             finish_reason="stop" if stopped else "length",
             n_prompt=len(sequence.prompt),
             first_logits=sequence.first_logits,

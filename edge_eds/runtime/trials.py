@@ -1,0 +1,123 @@
+"""Many programs on the same prompts: each prompt is decoded once, and its last token once for every program.
+
+What steers an answer is done at the prompt's last token and after it, so everything before that is the same under every
+program, and most of the work of trying one. Takes prompts as tokens and programs; gives greedy answers and what the
+caller reads off the first token's logits. Leaves out programs that edit prompt rows, and recurrent models, whose state
+cannot go back to before the prompt's last token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from llama_cpp import llama_cpp as llama_api
+
+from edge_eds.runtime.parallel import ParallelLlama, Rows
+from edge_eds.runtime.program import HookProgram
+
+FloatArray = npt.NDArray[np.float32]
+ReadLogits = Callable[[int, FloatArray], float]  # prompt's index, logits (n_vocab,) of the first new token
+
+
+@dataclass
+class Trial:
+    """One prompt under one program. first: what `read_logits` gave for the first new token's logits."""
+
+    first: float = 0.0
+    tokens: list[int] = field(default_factory=list)  # the answer, without its end token
+
+
+def try_programs(
+    llm: ParallelLlama,
+    n_batch: int,
+    n_parallel: int,
+    prompts: Sequence[Sequence[int]],
+    programs: Sequence[HookProgram | None],
+    *,
+    max_new_tokens: int,
+    read_logits: ReadLogits,
+) -> list[list[Trial]]:
+    """A trial of every prompt (inner) under every program (outer); the timeline is empty afterwards.
+
+    Args:
+        prompts: each fits the context of one sequence together with its answer.
+        programs: they act on answers only; None is the plain model.
+
+    Raises:
+        SteeringError: what a program asks for did not happen.
+    """
+    trials = [[Trial() for _ in prompts] for _ in programs]
+    vocab = llama_api.llama_model_get_vocab(llm.model)
+    for start in range(0, len(prompts), n_parallel):
+        chunk = range(start, min(start + n_parallel, len(prompts)))
+        with _held(llm, n_batch, [prompts[i][:-1] for i in chunk]) as memory:
+            for program, its in zip(programs, trials, strict=True):
+                llm._hook.set_program(program.native() if program else None)
+                for slot in range(len(chunk)):
+                    llm._hook.reset_slot(slot)
+                    if program is not None and program.host is not None:
+                        program.host.reset_slot(slot)
+                running = dict(enumerate(chunk))
+                for offset in range(max_new_tokens):
+                    _step(llm, vocab, program, offset, prompts, running, its, read_logits)
+                    if not running:
+                        break
+                for slot, i in enumerate(chunk):
+                    llama_api.llama_memory_seq_rm(memory, slot, len(prompts[i]) - 1, -1)
+                if program is not None:
+                    (program.host or llm._hook).take_trace()
+    return trials
+
+
+@contextmanager
+def _held(llm: ParallelLlama, n_batch: int, prompts: Sequence[Sequence[int]]) -> Iterator[llama_api.llama_memory_t]:
+    """The prompts in one sequence each, decoded plainly."""
+    memory = llama_api.llama_get_memory(llm.ctx)
+    llama_api.llama_memory_clear(memory, True)
+    llm._hook.set_program(None)
+    try:
+        rows = Rows()
+        for sequence_id, prompt in enumerate(prompts):
+            for position, token in enumerate(prompt):
+                llm.put(rows, token, position, sequence_id, output=False)
+                if rows.n == n_batch:
+                    llm.decode(rows, None)
+                    rows = Rows()
+        if rows.n:
+            llm.decode(rows, None)
+        yield memory
+    finally:
+        llm._hook.set_program(None)
+        llama_api.llama_memory_clear(memory, True)
+
+
+def _step(
+    llm: ParallelLlama,
+    vocab: llama_api.llama_vocab_p,
+    program: HookProgram | None,
+    offset: int,
+    prompts: Sequence[Sequence[int]],
+    running: dict[int, int],
+    trials: Sequence[Trial],
+    read_logits: ReadLogits,
+) -> None:
+    """One new token for every prompt that is still answered (slot -> prompt's index)."""
+    rows = Rows()
+    for slot, i in running.items():
+        token = trials[i].tokens[-1] if offset else prompts[i][-1]
+        rows.add_answer_row(rows.n, slot, offset)
+        llm.put(rows, token, len(prompts[i]) - 1 + offset, slot, output=True)
+    llm.decode(rows, program)
+    for row, (slot, i) in enumerate(list(running.items())):
+        logits = np.ctypeslib.as_array(llama_api.llama_get_logits_ith(llm.ctx, row), shape=(llm._n_vocab,))
+        if offset == 0:
+            trials[i].first = read_logits(i, logits)
+        token = int(logits.argmax())
+        if llama_api.llama_vocab_is_eog(vocab, token):
+            del running[slot]
+        else:
+            trials[i].tokens.append(token)
