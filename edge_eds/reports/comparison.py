@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from edge_eds.pipeline.compare import REFERENCE, ComparisonReport, MethodReport, Point
+from edge_eds.pipeline.compare import ComparisonReport, MethodReport, Point
 from edge_eds.pipeline.statistics import Rate, wilson
 
-_NAME_WIDTH, _RATE_WIDTH = 32, 18
+_NAME_WIDTH, _RATE_WIDTH = 37, 18
 
 
 def table(report: ComparisonReport) -> str:
@@ -38,13 +38,13 @@ def _against_ours(report: ComparisonReport) -> str:
     lines = [
         "Against edge-eds, at the point whose true refusals are nearest to edge-eds' own",
         _line("", ["false refusals", "true refusals", "only edge-eds", "p"]),
-        _line("", ["", "against its", "answers : method", ""]),
+        _line("(plain): doing nothing is nearest", ["", "against its", "answers : method", ""]),
     ]
     for method in report.methods:
         if method.match is None:
             continue
         match = method.match
-        name = method.title + (" (plain is nearest)" if match.point is None else "")
+        name = method.title if match.point is not None else f"(plain) {method.title}"
         gap = f"{100 * match.gap:+.1f} points"
         lines.append(_line(name, [_rate(match.false_refusals), gap, f"{match.fewer} : {match.more}", f"{match.p:.2g}"]))
     return "\n".join(lines)
@@ -68,11 +68,7 @@ def _by_suite(report: ComparisonReport) -> str:
 def _points(report: ComparisonReport) -> list[tuple[str, Point | None]]:
     """Name and chosen point of everything that has a row; None: no point was chosen."""
     rows: list[tuple[str, Point | None]] = [("plain", report.plain)]
-    return rows + [(_name(method), chosen_point(method)) for method in report.methods]
-
-
-def _name(method: MethodReport) -> str:
-    return f"{method.title} *" if method.name == REFERENCE else method.title
+    return rows + [(method.title, chosen_point(method)) for method in report.methods]
 
 
 def chosen_point(method: MethodReport) -> Point | None:
