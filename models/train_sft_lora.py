@@ -39,7 +39,6 @@ from train_overcautious_lora import (
     find_base_model,
     make_examples,
     open_model,
-    own_answers,
     prompts_digest,
     replace,
     train,
@@ -47,6 +46,8 @@ from train_overcautious_lora import (
 )
 
 from edge_eds.pipeline.prompts import builtin_prompts
+from edge_eds.runtime.batch import BatchRunner
+from edge_eds.runtime.energies import ModelFiles
 
 if TYPE_CHECKING:
     import torch
@@ -98,6 +99,25 @@ def training_prompts(n_pairs: int | None, n_ordinary: int | None, seed: int) -> 
     return [pair.benign for pair in pairs], [pair.harmful for pair in pairs], [one.prompt for one in ordinary]
 
 
+def base_answers(base: Path, prompts: list[str], n_answer: int, threads: int, cache: Path) -> dict[str, list[int]]:
+    """The first n_answer greedy tokens of the base model for each prompt; the end token is kept where it comes.
+
+    Answered in chunks that are cached as they are done, many prompts side by side.
+    """
+    answers: dict[str, list[int]] = json.loads(cache.read_text()) if cache.exists() else {}
+    missing = [prompt for prompt in prompts if prompt not in answers]
+    with BatchRunner(ModelFiles(base), n_threads=threads) as runner:
+        end = runner.session.token_eos()
+        for start in range(0, len(missing), 64):
+            chunk = missing[start : start + 64]
+            found = runner.generate([runner.chat_tokens(prompt) for prompt in chunk], max_new_tokens=n_answer)
+            for prompt, answer in zip(chunk, found, strict=True):
+                answers[prompt] = [*answer.tokens, end] if answer.finish_reason == "stop" else answer.tokens
+            replace(cache, json.dumps(answers).encode())
+            print(f"answers {start + len(chunk)}/{len(missing)}", flush=True)
+    return {prompt: answers[prompt] for prompt in prompts}
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Fine-tune the over-cautious LoRA to answer benign twins.")
     parser.add_argument("--seed", type=int, default=0)
@@ -131,9 +151,9 @@ def main() -> None:
     benign, harmful, ordinary = training_prompts(arguments.n_pairs, arguments.n_ordinary, recipe.seed)
     arguments.work.mkdir(parents=True, exist_ok=True)
 
+    cache = arguments.work / f"answers-{recipe.n_answer}-{base_sha256[:12]}.json"
+    answers = base_answers(base, benign + ordinary, recipe.n_answer, arguments.threads, cache)
     llm = open_model(base, arguments.threads)
-    cache = arguments.work / f"answers-{recipe.n_answer}-{base_sha256[:12]}.jsonl"
-    answers = own_answers(llm, benign + ordinary, recipe.n_answer, cache)
     examples = make_examples(llm, harmful, answers, recipe)
     llm.close()
 
