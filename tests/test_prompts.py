@@ -83,7 +83,8 @@ def test_many_pairs_are_long_on_both_sides() -> None:
     def long(text: str) -> bool:
         return 15 <= len(text.split()) <= 40
 
-    assert sum(long(pair.benign) and long(pair.harmful) for pair in builtin_prompts().pairs) >= 300
+    pairs = builtin_prompts().pairs
+    assert sum(long(pair.benign) and long(pair.harmful) for pair in pairs) >= len(pairs) / 3
 
 
 def test_twins_of_a_framing_or_conversation_differ_in_one_place_alone() -> None:
