@@ -8,7 +8,8 @@ EdgeError                      one clear line: what, where, expected, found, wha
 │   ├── PromptTooLongError     the prompt does not fit the context
 │   └── SettingsError          a steering setting out of its range
 ├── SteeringError              steering or capture was asked for and did not happen
-└── MissingExtraError          an optional dependency is not installed
+├── MissingExtraError          an optional dependency is not installed
+└── ApiError                   a request to the server (apps/server/errors.py), with its HTTP status
 
 The command line prints the message of an EdgeError as one line and exits with status 1.
 """
