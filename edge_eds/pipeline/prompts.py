@@ -51,7 +51,7 @@ class PromptPair:
 class LabelledPrompt:
     """One request with its intent.
 
-    group: what belongs together has the same (a pair's id, else its own). messages: the whole conversation that
+    group: what belongs together has the same (a pair's id, a file's column group, else one of its own). messages: the whole conversation that
     ends with `text`; () where there is nothing before it.
     """
 
@@ -253,7 +253,7 @@ def _single(row: Row, column: str) -> LabelledPrompt:
     messages = read_messages(row) if column == MESSAGES_COLUMN else ()
     return LabelledPrompt(
         id=_id(row),
-        group=row.fields.get("group", "").strip() or f"{row.path.stem}-{row.number}",
+        group=row.fields.get("group", "").strip() or row.where,
         category=_category(row),
         split=_split(row),
         intent=row.intent(),
