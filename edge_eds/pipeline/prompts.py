@@ -51,8 +51,8 @@ class PromptPair:
 class LabelledPrompt:
     """One request with its intent.
 
-    group: what belongs together has the same (a pair's id, a file's column group, else one of its own). messages: the whole conversation that
-    ends with `text`; () where there is nothing before it.
+    group: what belongs together has the same (a pair's id, a file's column group, else one of its own).
+    messages: the whole conversation that ends with `text`; () where there is nothing before it.
     """
 
     id: str
