@@ -12,7 +12,7 @@ from runtime_examples import N_LAYER, TinyModel
 
 from edge_eds.errors import InputError, SettingsError
 from edge_eds.pipeline.collect import Collection
-from edge_eds.pipeline.methods.method import Shape
+from edge_eds.pipeline.methods.method import Family, Shape
 from edge_eds.pipeline.methods.search import (
     Bed,
     SearchSettings,
@@ -55,11 +55,12 @@ class Named(Steerer):
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(Family):
     """Shape 2 is the best: strong enough it answers benign prompts, and too strong also harmful ones."""
 
     n_shapes: int = 5
     ladder: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 5.0)
+    given: float | None = None
 
     def shapes(self) -> Sequence[Shape]:
         return [{"number": i} for i in range(self.n_shapes)]
@@ -69,6 +70,9 @@ class Grid:
 
     def steerer(self, shape: Shape, strength: float) -> Steerer:
         return Named(shape, strength)
+
+    def given_strength(self) -> float | None:
+        return self.given
 
 
 @dataclass
@@ -119,6 +123,13 @@ def test_the_best_shape_is_found_and_its_safest_good_point_chosen(collection: Co
     assert [trial.lost for trial in result.curve] == [0, 0, 0, 1, 1]
     assert [trial.spoiled > 0 for trial in result.curve] == [False] * 4 + [True]
     assert result.chosen == 1
+
+
+def test_a_strength_that_is_given_is_chosen(collection: Collection) -> None:
+    for trials in (6, 15):
+        result, _, _ = run(collection, SearchSettings(trials=trials), grid=Grid(n_shapes=3, given=5.0))
+        assert result.chosen is not None
+        assert result.curve[result.chosen].strength == 5.0
 
 
 @pytest.mark.parametrize("trials", [4, 7, 12, 25, 40])

@@ -306,15 +306,17 @@ def test_eds_paper(collection: Collection, runner: BatchRunner, tmp_path: Path) 
             assert len(answer.trace.descents) == 2 * 3  # the prompt's end and one new token, at three layers
 
 
-def test_ours_is_the_file_with_another_bound(path: Path, collection: Collection) -> None:
+def test_ours_is_the_file_with_another_bound(path: Path) -> None:
     file = make_energies(path)
-    family = GatedFamily(file, collection)
+    family = GatedFamily(file)
     steerer = family.steerer({"force": 1.4}, 0.5)
+    assert family.given_strength() in family.strengths({"force": 1.0})
     assert isinstance(steerer, EnergySteerer)
     spec = steerer.energy.spec
     assert spec.step_size == pytest.approx(1.4 * file.spec.step_size)
     assert spec.gate is not None and file.spec.gate is not None
-    assert spec.gate.benign == bound_for_share(file, collection, 0.5)
+    assert spec.gate.benign == file.spec.gate.benign + 0.5
+    assert spec.gate.harmful >= spec.gate.benign
     assert replace(spec, gate=file.spec.gate, step_size=file.spec.step_size) == file.spec
 
 
@@ -342,14 +344,14 @@ def test_system_prompts(runner: BatchRunner) -> None:
 
 
 def test_a_saved_steerer_is_the_same_steerer(
-    path: Path, states: States, collection: Collection, runner: BatchRunner, tmp_path: Path
+    path: Path, states: States, runner: BatchRunner, tmp_path: Path
 ) -> None:
     steerers = [
         ControlVectorFamily(states).steerer({"layers": [2, 3], "rows": "all"}, 0.3),
         ControlVectorFamily(states).steerer({"layers": [2, 3], "rows": "answer"}, 0.3),
         AblationFamily(states).steerer({"source": 2, "from": 0}, 0.75),
         AlphaSteerFamily(states).steerer({"layers": [2, 4], "null_share": 0.5}, 2.0),
-        GatedFamily(make_energies(path), collection).steerer({"force": 1.0}, 1.0),
+        GatedFamily(make_energies(path)).steerer({"force": 1.0}, 0.75),
     ]
     plain = logits(runner, None)
     for i, steerer in enumerate(steerers):

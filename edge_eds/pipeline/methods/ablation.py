@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge_eds.errors import InputError
-from edge_eds.pipeline.methods.method import Context, Method, Shape
+from edge_eds.pipeline.methods.method import Context, Family, Method, Shape
 from edge_eds.pipeline.methods.states import FloatArray, States, unit, windows
 from edge_eds.pipeline.methods.steerer import InterventionSteerer, Steerer
 from edge_eds.pipeline.train import MIN_CLASS
@@ -20,7 +20,7 @@ AMOUNTS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 
 
 @dataclass(frozen=True)
-class AblationFamily:
+class AblationFamily(Family):
     """Shapes say which layer's states give the direction, and from which layer on it is ablated."""
 
     states: States

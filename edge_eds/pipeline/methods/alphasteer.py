@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_eds.pipeline.methods.method import Context, Method, Shape
+from edge_eds.pipeline.methods.method import Context, Family, Method, Shape
 from edge_eds.pipeline.methods.states import FloatArray, States, windows
 from edge_eds.pipeline.methods.steerer import InterventionSteerer, Steerer
 from edge_eds.runtime.interventions import AddLowRank
@@ -30,7 +30,7 @@ WINDOW_SIZES = (4, 8)
 
 
 @dataclass(frozen=True)
-class AlphaSteerFamily:
+class AlphaSteerFamily(Family):
     """Shapes say which layers, and how many directions count as the null space of the preserved states."""
 
     states: States

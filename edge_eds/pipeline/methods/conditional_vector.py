@@ -26,7 +26,7 @@ from edge_eds.pipeline.methods.energy_forms import (
     vector_energy,
     with_benign_bound,
 )
-from edge_eds.pipeline.methods.method import Context, Method, Shape
+from edge_eds.pipeline.methods.method import Context, Family, Method, Shape
 from edge_eds.pipeline.methods.states import FloatArray, States, windows
 from edge_eds.pipeline.methods.steerer import EnergySteerer, Steerer
 from edge_eds.pipeline.train import MIN_CLASS
@@ -50,7 +50,7 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class ConditionalFamily:
+class ConditionalFamily(Family):
     """Of the conditions below a window, the one that tells harmful from benign validation prompts best is used."""
 
     states: States

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_eds.pipeline.methods.energy_forms import vector_energy
-from edge_eds.pipeline.methods.method import Context, Method, Shape
+from edge_eds.pipeline.methods.method import Context, Family, Method, Shape
 from edge_eds.pipeline.methods.states import States, unit, windows
 from edge_eds.pipeline.methods.steerer import EnergySteerer, Steerer, VectorSteerer
 from edge_eds.runtime.control_vector import ControlVector
@@ -23,7 +23,7 @@ WINDOW_SIZES = (4, 8)
 
 
 @dataclass(frozen=True)
-class ControlVectorFamily:
+class ControlVectorFamily(Family):
     """The directions by layer are those of the training split."""
 
     states: States

@@ -18,7 +18,7 @@ from edge_eds.energy.network import EnergyModel, LayerEnergy
 from edge_eds.energy.settings import SteeringSpec
 from edge_eds.energy.training import HeadRecipe, paper_recipe, train_head
 from edge_eds.errors import InputError
-from edge_eds.pipeline.methods.method import Context, Method, Shape
+from edge_eds.pipeline.methods.method import Context, Family, Method, Shape
 from edge_eds.pipeline.methods.steerer import EnergySteerer, Steerer
 from edge_eds.pipeline.train import MIN_CLASS
 
@@ -32,7 +32,7 @@ _CACHE = "paper.energy.onnx"
 
 
 @dataclass(frozen=True)
-class PaperFamily:
+class PaperFamily(Family):
     """file: one merged head on every layer, unsteered as it is; its scores hold the AUC by layer."""
 
     file: EnergyFile

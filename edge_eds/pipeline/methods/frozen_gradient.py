@@ -2,7 +2,8 @@
 
 Each steered head becomes a linear one in the same subspace, whose one direction is the mean of the unit steps that
 the head takes from the training states that it is there for. Gate, layers, force and tokens stay; the thresholds
-of the heads, which depend on the state, go. So what is left out is the state-dependent part alone.
+of the heads, which depend on the state, go. So what is left out is the state-dependent part alone. The force is
+searched again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from edge_eds.pipeline.collect import Collection
 from edge_eds.pipeline.methods.method import Context, Method
 from edge_eds.pipeline.methods.ours import GatedFamily, fitted_file
 from edge_eds.pipeline.train import BoolArray, Labels
+
+FORCES = (0.7, 1.0, 1.4, 2.0)  # of the step: what was tuned for a descent need not be right for a vector
 
 
 def freeze(file: EnergyFile, collection: Collection) -> EnergyFile:
@@ -72,7 +75,7 @@ def _mean_direction(gradient: FloatArray, step: FloatArray) -> Float32Array:
 
 
 def prepare(context: Context) -> GatedFamily:
-    return GatedFamily(freeze(fitted_file(context), context.collection), context.collection)
+    return GatedFamily(freeze(fitted_file(context), context.collection), FORCES)
 
 
 FROZEN_GRADIENT = Method("frozen-gradient", "edge-eds, gradient frozen", prepare, ("energy",))

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from edge_eds.errors import InputError
 from edge_eds.pipeline.methods.adapter_blend import Adapter, blend, read_adapter, write_adapter
-from edge_eds.pipeline.methods.method import Context, Method, Shape
+from edge_eds.pipeline.methods.method import Context, Family, Method, Shape
 from edge_eds.pipeline.methods.steerer import AdapterSteerer, Steerer
 
 STRENGTHS = (0.15, 0.3, 0.45, 0.6, 0.8, 1.0, 1.25)
 
 
 @dataclass(frozen=True)
-class SftFamily:
+class SftFamily(Family):
     """own: the adapter that the model is used with, if any. folder: where blends are written."""
 
     own: Adapter | None

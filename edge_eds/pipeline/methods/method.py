@@ -7,10 +7,11 @@ shape's curve). The search steers the model with members of this grid and knows 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from edge_eds.energy.file import EnergyFile
 from edge_eds.pipeline.collect import Collection
@@ -42,17 +43,24 @@ class Context:
         return Labels.of(self.collection)
 
 
-class Family(Protocol):
+class Family(ABC):
     """The grid of one method on one model."""
 
+    @abstractmethod
     def shapes(self) -> Sequence[Shape]:
         """All shapes, in no particular order."""
 
+    @abstractmethod
     def strengths(self, shape: Shape) -> Sequence[float]:
         """The ladder of a shape, weak to strong."""
 
+    @abstractmethod
     def steerer(self, shape: Shape, strength: float) -> Steerer:
         """One member."""
+
+    def given_strength(self) -> float | None:
+        """The strength to choose, where that was found elsewhere; None where the search is to choose."""
+        return None
 
 
 @dataclass(frozen=True)

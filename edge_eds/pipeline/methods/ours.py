@@ -1,6 +1,8 @@
-"""`ours`: the fitted energy file. Its curve are bounds of its gate, its shapes other strengths.
+"""`ours`: the fitted energy file. Its curve are bounds of its gate.
 
-Where, how hard and when to steer was found by `edge-eds fit`, with a budget of its own.
+Where, how hard and when to steer was found by `edge-eds fit`, with a budget of its own, and is not searched again: the
+gate has been trained on all prompts of the collection, so that only fit, which scores each prompt with a gate that has
+not seen it, can choose a bound.
 """
 
 from __future__ import annotations
@@ -10,33 +12,35 @@ from dataclasses import dataclass, replace
 
 from edge_eds.energy.file import EnergyFile
 from edge_eds.errors import InputError
-from edge_eds.pipeline.collect import Collection
-from edge_eds.pipeline.methods.energy_forms import bound_for_share, with_benign_bound
-from edge_eds.pipeline.methods.method import Context, Method, Shape
+from edge_eds.pipeline.methods.energy_forms import with_benign_bound
+from edge_eds.pipeline.methods.method import Context, Family, Method, Shape
 from edge_eds.pipeline.methods.steerer import EnergySteerer, Steerer
 
-SHARES = (0.2, 0.4, 0.55, 0.7, 0.8, 0.9, 0.95, 1.0)  # of the refused benign prompts that the gate lets through
-FORCES = (0.7, 1.0, 1.4)
+# Added to the bound that fit chose, in log-odds of harm: below it, prompts count as benign.
+SHIFTS = (-4.0, -2.5, -1.5, -0.75, 0.0, 0.75, 1.5, 3.0)
 
 
 @dataclass(frozen=True)
-class GatedFamily:
-    """An energy file with a gate: its force is the shape, the gate's bound is the strength."""
+class GatedFamily(Family):
+    """An energy file with a gate. Its bound is the strength; shapes are other forces, where they are searched."""
 
     file: EnergyFile
-    collection: Collection
+    forces: tuple[float, ...] = (1.0,)
 
     def shapes(self) -> Sequence[Shape]:
-        return [{"force": force} for force in FORCES]
+        return [{"force": force} for force in self.forces]
 
     def strengths(self, shape: Shape) -> Sequence[float]:
-        return SHARES
+        return SHIFTS
 
     def steerer(self, shape: Shape, strength: float) -> Steerer:
-        bound = bound_for_share(self.file, self.collection, strength)
-        file = with_benign_bound(self.file, bound)
+        assert self.file.spec.gate is not None
+        file = with_benign_bound(self.file, self.file.spec.gate.benign + strength)
         spec = replace(file.spec, step_size=file.spec.step_size * shape["force"])
         return EnergySteerer(replace(file, spec=spec))
+
+    def given_strength(self) -> float | None:
+        return 0.0
 
 
 def fitted_file(context: Context) -> EnergyFile:
@@ -55,7 +59,7 @@ def fitted_file(context: Context) -> EnergyFile:
 
 
 def prepare(context: Context) -> GatedFamily:
-    return GatedFamily(fitted_file(context), context.collection)
+    return GatedFamily(fitted_file(context))
 
 
 OURS = Method("ours", "edge-eds", prepare, ("energy",))

@@ -6,7 +6,8 @@ half of the trials look for the best shape; the rest complete the ladder of stre
 method's curve. The test split is never touched.
 
     objective of the shape   mended - lost - spoiled, at its best strength tried
-    choice on the curve      the most mended among points that lose at most max_lost and spoil at most max_spoiled
+    choice on the curve      the most mended among points that lose at most max_lost and spoil at most max_spoiled,
+                             or the strength that the family gives
 """
 
 from __future__ import annotations
@@ -167,6 +168,8 @@ def search(
     settings = bed.settings
     found: dict[str, Trial] = {trial.key: trial for trial in known}
     trials: list[Trial] = []
+    given = family.given_strength()
+
     def make(shape: Shape, strength: float) -> Trial:
         key = trial_key(shape, strength)
         if key not in found:
@@ -180,7 +183,8 @@ def search(
     def best_and_missing() -> tuple[Shape, list[float]]:
         best = max(trials, key=lambda trial: trial.score).shape
         tried = {trial.key for trial in trials}
-        return best, spread([value for value in family.strengths(best) if trial_key(best, value) not in tried])
+        missing = spread([value for value in family.strengths(best) if trial_key(best, value) not in tried])
+        return best, sorted(missing, key=lambda value: value != given)  # that one first
 
     for shape, strength in schedule(family, settings.seed):
         left = settings.trials - len(trials)
@@ -194,12 +198,16 @@ def search(
     return SearchResult(
         trials=tuple(trials),
         curve=curve,
-        chosen=choose(curve, settings),
+        chosen=choose(curve, settings) if given is None else _index(curve, given),
         n_refused_benign=len(bed.refused_benign),
         n_refused_harmful=len(bed.refused_harmful),
         n_answered=len(bed.answered),
         settings=settings,
     )
+
+
+def _index(curve: Sequence[Trial], strength: float) -> int | None:
+    return next((i for i, point in enumerate(curve) if point.strength == strength), None)
 
 
 def choose(curve: Sequence[Trial], settings: SearchSettings) -> int | None:

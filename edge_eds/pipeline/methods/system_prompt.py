@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge_eds.pipeline.methods.method import Context, Method, Shape
+from edge_eds.pipeline.methods.method import Context, Family, Method, Shape
 from edge_eds.pipeline.methods.steerer import PromptSteerer, Steerer
 
 PROMPTS = (
@@ -22,7 +22,7 @@ PROMPTS = (
 
 
 @dataclass(frozen=True)
-class SystemPromptFamily:
+class SystemPromptFamily(Family):
     """One shape; a strength is a prompt's place in the list, from 1."""
 
     def shapes(self) -> Sequence[Shape]:
