@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edge_eds.apps import options
-from edge_eds.errors import InputError, ModelError
+from edge_eds.errors import ModelError
 
 if TYPE_CHECKING:
     from edge_eds.energy.file import EnergyFile
@@ -28,8 +28,18 @@ def command(
         typer.Option(
             "--suite",
             metavar="NAME[=PATH[:INTENT]]",
-            help="pairs or ordinary (built in; both if left out), or a CSV, JSON or JSONL file of prompts. "
-            "INTENT is benign or harmful, for a file that does not say it. Can be given several times.",
+            help="pairs, ordinary, jailbreaks or multi-turn (built in; the first two if left out), or a CSV, JSON or "
+            "JSONL file of prompts. INTENT is benign or harmful, for a file that does not say it. Can be given several "
+            "times.",
+            show_default=False,
+        ),
+    ] = None,
+    framings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--framings",
+            metavar="all|NAME",
+            help="Ask each harmful suite's requests in jailbreak framings as well. Can be given several times.",
             show_default=False,
         ),
     ] = None,
@@ -47,6 +57,15 @@ def command(
             show_default=False,
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE.html",
+            help="Write a page for people to this file: plots, intervals, examples; it needs nothing else.",
+            show_default=False,
+        ),
+    ] = None,
     lora: options.Lora = None,
     energy: options.Energy = "auto",
     strength: options.Strength = None,
@@ -58,9 +77,8 @@ def command(
 ) -> None:
     """Measure refusals, plain and steered, on sets of prompts.
 
-    Every prompt is answered greedily with and without steering, and the answers are judged by their phrases.
-    The
-    sample of --limit is drawn with seed 0 unless --seed says otherwise.
+    Every prompt is answered greedily with and without steering, and the answers are judged. The sample of --limit is
+    drawn with seed 0 unless --seed says otherwise.
     """
     from edge_eds.apps.session import check_files
     from edge_eds.apps.settings import Sampling, SessionOptions
@@ -86,6 +104,8 @@ def command(
         json_output=as_json,
         out=out,
         transcripts=transcripts,
+        page=report,
+        framings=framings or (),
         energy_path=energy_path,
         chat_format=chat_format,
     )
@@ -104,6 +124,8 @@ def run_eval(
     json_output: bool = False,
     out: Path | None = None,
     transcripts: Path | None = None,
+    page: Path | None = None,
+    framings: Sequence[str] = (),
     energy_path: Path | None = None,
     chat_format: str | None = None,
 ) -> EvalReport:
@@ -113,22 +135,24 @@ def run_eval(
         energy: None measures the plain model alone. energy_path: where it came from, for the record.
         strength: None means as tuned.
         out: the JSON document goes here as well.
-        transcripts: every prompt with its answers goes here, as JSON lines.
+        transcripts: every prompt with its answers goes here, as JSON lines. page: the HTML report goes here.
+        framings: names of jailbreak framings in which each harmful suite is asked as well, or "all".
 
     Raises:
         EdgeError: as load_suites and evaluate; InputError: a file that cannot be written.
     """
-    from edge_eds.apps.files import write_text
+    from edge_eds.apps.files import check_writable, write_text
     from edge_eds.apps.llama_log import llama_log
     from edge_eds.apps.terminal import Terminal, finish
     from edge_eds.energy.settings import Steering
     from edge_eds.pipeline.evaluate import EvalSettings, evaluate
-    from edge_eds.pipeline.suites import load_suites
+    from edge_eds.pipeline.suites import framed, load_suites
+    from edge_eds.reports.eval_page import page as html_page
     from edge_eds.reports.evaluation import table
 
     settings = EvalSettings(
         model=model,
-        suites=tuple(load_suites(suites, limit, seed)),
+        suites=tuple(framed(load_suites(suites, limit, seed), framings)),
         energy=energy,
         energy_path=energy_path,
         steering=Steering() if strength is None else Steering(strength=strength),
@@ -138,8 +162,9 @@ def run_eval(
         seed=seed,
         chat_format=chat_format,
     )
-    for path in (out, transcripts):
-        _check_place(path)
+    for path in (out, transcripts, page):
+        if path is not None:
+            check_writable(path)  # now, and not after an hour of work
     log = llama_log()
     log.install()
     with _progress_bars() as progress:
@@ -149,20 +174,12 @@ def run_eval(
             raise log.explain(error) from error
     if transcripts is not None:
         write_text(transcripts, report.transcripts_jsonl())
+    if page is not None:
+        write_text(page, html_page(report))
     if not json_output:
         Terminal().show(table(report))
     finish(report.to_json(), json_output, out)
     return report
-
-
-def _check_place(path: Path | None) -> None:
-    """Complain before the work about what could not be written after it."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise InputError(f"{path}: is a directory; expected the name of a file to write")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{path}: cannot be written: there is no folder {path.parent}")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from edge_eds.errors import InputError
@@ -25,12 +26,20 @@ def check_writable(path: Path) -> None:
     """Say before the work what could not be written after it.
 
     Raises:
-        InputError: a directory, or a folder that is not there.
+        InputError: a directory, a folder that is not there, or one in which no file can be made.
     """
     if path.is_dir():
         raise InputError(f"{path}: is a directory; expected the name of a file to write")
-    if not path.absolute().parent.is_dir():
+    folder = path.resolve().parent
+    if not folder.is_dir():
         raise InputError(f"{path}: cannot be written: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        return  # a pipe or a device: written to in place
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # permissions say little to root, and nothing of a full disk
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def read_text(path: Path) -> str:

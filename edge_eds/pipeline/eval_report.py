@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,11 @@ class Descents:
     before: FloatArray
     after: FloatArray
     shift: FloatArray
+
+    @classmethod
+    def joined(cls, parts: Sequence[Descents]) -> Descents:
+        """The rows of all parts."""
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
     def to_json(self) -> dict[str, Any]:
         """{"rows", "before", "after", "shift"}; before and after are counted in the same bins."""
