@@ -14,7 +14,7 @@ the published d x d matrix has rank one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class AlphaSteerFamily(Family):
     """Shapes say which layers, and how many directions count as the null space of the preserved states."""
 
     states: States
+    readings: dict[tuple[int, float], FloatArray] = field(default_factory=dict, repr=False)  # what took long
 
     def shapes(self) -> Sequence[Shape]:
         return [
@@ -48,7 +49,7 @@ class AlphaSteerFamily(Family):
     def steerer(self, shape: Shape, strength: float) -> Steerer:
         maps = {}
         for il in shape["layers"]:
-            reading = null_space_reading(*self.classes(il), shape["null_share"])
+            reading = self.reading(il, shape["null_share"])
             maps[il] = AddLowRank(
                 self.states.towards_answering(il)[:, None],
                 reading[None],
@@ -56,6 +57,12 @@ class AlphaSteerFamily(Family):
                 rows="answer",
             )
         return InterventionSteerer(maps)
+
+    def reading(self, il: int, null_share: float) -> FloatArray:
+        """v (n_embd,) of one layer."""
+        if (il, null_share) not in self.readings:
+            self.readings[il, null_share] = null_space_reading(*self.classes(il), null_share)
+        return self.readings[il, null_share]
 
     def classes(self, il: int) -> tuple[FloatArray, FloatArray]:
         """Training states of one layer: those to move (n, n_embd), and those to preserve (m, n_embd)."""
