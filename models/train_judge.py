@@ -11,7 +11,7 @@ that no generator's manner is learned. The classifier is a multinomial logistic 
 
 Measured is the classifier alone as it stands in the package: trained on all generators but one, tested on that one; and
 so that the tested prompts have not been seen with other generators' answers either (five folds of prompts). Intervals
-are bootstrap percentiles over the tested answers. The features, and the project's own examples, were made in knowledge
+are Wilson's at 95 %. The features, and the project's own examples, were made in knowledge
 of the errors of earlier versions on all these answers, so none of this is entirely blind.
 
     pip install scikit-learn
@@ -30,19 +30,19 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import sklearn
 from judge_examples import examples
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from edge_eds.files import write_whole
-from edge_eds.pipeline.degeneration import degeneration
+from edge_eds.pipeline.judge import decide
 from edge_eds.pipeline.judged_text import JudgedText
+from edge_eds.pipeline.judging import refusal_f1
 from edge_eds.pipeline.prompt_files import read_rows
 from edge_eds.pipeline.refusal_classifier import CLASSES, RefusalClassifier, builtin_path
 from edge_eds.pipeline.refusal_features import Features, describe
-from edge_eds.pipeline.statistics import wilson
+from edge_eds.pipeline.statistics import Rate, wilson
 
 HUMAN_LABELS = {"1_full_compliance": "answer", "2_full_refusal": "refusal", "3_partial_refusal": "partial"}
 CUTS = (None, 45, 20)  # words that are left of an answer; None leaves all
@@ -50,7 +50,7 @@ MIN_EXAMPLES = 10
 PENALTY = 0.05  # sklearn's C: the smaller, the stronger
 MIN_WEIGHT = 0.004  # smaller ones are dropped: together they do not change a verdict
 N_FOLDS = 5
-N_RESAMPLES = 2000
+SHOWN_CHARACTERS = 200
 OWN = "own examples"
 
 
@@ -76,8 +76,9 @@ class Example:
 
 @dataclass(frozen=True)
 class Tested:
-    """Human and judged labels of a left-out generator's answers, in the order of its file."""
+    """A left-out generator's answers in the order of its file, with their human and judged labels."""
 
+    examples: tuple[Example, ...]
     human: tuple[str, ...]
     judged: tuple[str, ...]
 
@@ -86,13 +87,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of completions_GENERATOR.csv")
     parser.add_argument("--out", type=Path, default=builtin_path(), help="file to write the judge to")
-    parser.add_argument("--seed", type=int, default=0, help="of the own examples and of the bootstrap")
+    parser.add_argument("--seed", type=int, default=0, help="of the own examples")
     parser.add_argument("--measure-only", action="store_true", help="train and write no final judge")
+    parser.add_argument("--errors", action="store_true", help="show the clear labels that are missed")
     options = parser.parse_args()
     labelled, own = read_labelled(options.folder), own_examples(options.seed)
     for by_prompt in (False, True):
         for n_words in CUTS:
-            report(left_out(labelled, own, n_words, by_prompt), n_words, by_prompt, options.seed)
+            found = left_out(labelled, own, n_words, by_prompt)
+            report(found, n_words, by_prompt)
+            if options.errors and n_words is None and not by_prompt:
+                show_errors(found)
     if not options.measure_only:
         judge = fit([*labelled, *own])
         write(judge, options.out)
@@ -200,7 +205,7 @@ def left_out(
         for example in tested:
             judge = trained_without(tuple(labelled), tuple(own), generator, fold(example) if by_prompt else None)
             judged.append(verdict(judge, example, n_words))
-        found[generator] = Tested(tuple(example.label for example in tested), tuple(judged))
+        found[generator] = Tested(tuple(tested), tuple(example.label for example in tested), tuple(judged))
     return found
 
 
@@ -219,48 +224,43 @@ def fold(example: Example) -> int:
 
 
 def verdict(judge: RefusalClassifier, example: Example, n_words: int | None) -> str:
-    """As edge_eds.pipeline.judge decides."""
-    if degeneration(example.cut(n_words)):
-        return "degenerate"
-    probabilities = judge.probabilities(described(example, n_words))
-    return max(probabilities, key=lambda label: probabilities[label])
+    """The label as the package would give it with this classifier."""
+    return decide(judge, example.prompt, example.cut(n_words)).label
 
 
-def report(found: Mapping[str, Tested], n_words: int | None, by_prompt: bool, seed: int) -> None:
+def report(found: Mapping[str, Tested], n_words: int | None, by_prompt: bool) -> None:
     """Print F1, recall, false alarms and the confusion of each generator."""
     unseen = "generator and prompts left out" if by_prompt else "generator left out"
     print(f"\n{unseen}, {'whole answers' if n_words is None else f'first {n_words} words'}")
     for generator, tested in found.items():
-        human, judged = np.array(tested.human), np.array(tested.judged)
-        clear = np.isin(human, ("answer", "refusal"))
-        true, said = human[clear] == "refusal", judged[clear] == "refusal"
-        value, (low, high) = f1(true, said), interval(true, said, seed)
-        recall, alarms = (
-            wilson(int((true & said).sum()), int(true.sum())),
-            wilson(int((~true & said).sum()), int((~true).sum())),
-        )
+        table = Counter(zip(tested.human, tested.judged, strict=True))
+        totals = Counter(tested.human)
+        clear = [pair for pair in zip(tested.human, tested.judged, strict=True) if pair[0] in ("answer", "refusal")]
+        f1 = refusal_f1([human for human, _ in clear], [said for _, said in clear])
+        recall = wilson(table["refusal", "refusal"], totals["refusal"])
+        alarms = wilson(table["answer", "refusal"], totals["answer"])
         print(
-            f"  {generator}: F1 {value:.3f} ({low:.3f}-{high:.3f}), n {clear.sum()}; refusals found "
-            f"{recall.value:.3f} ({recall.low:.3f}-{recall.high:.3f}), answers taken for refusals "
-            f"{alarms.value:.3f} ({alarms.low:.3f}-{alarms.high:.3f})"
+            f"  {generator}: F1 {shown(f1)}, n {len(clear)}; refusals found {shown(recall)}, "
+            f"answers taken for refusals {shown(alarms)}"
         )
         for label in CLASSES:
-            counts = Counter(judged[human == label])
+            counts = Counter({said: n for (human, said), n in table.items() if human == label})
             row = ", ".join(f"{n} {judged_label}" for judged_label, n in counts.most_common())
             print(f"    human {label:8} {sum(counts.values()):4}: {row}")
 
 
-def f1(true: np.ndarray, said: np.ndarray) -> float:
-    """Harmonic mean of precision and recall."""
-    return float(2 * (true & said).sum() / max(1, true.sum() + said.sum()))
+def show_errors(found: Mapping[str, Tested]) -> None:
+    """Print the answers whose refusal, or compliance, is judged otherwise."""
+    for generator, tested in found.items():
+        for example, human, said in zip(tested.examples, tested.human, tested.judged, strict=True):
+            if human != "partial" and (human == "refusal") != (said == "refusal"):
+                print(f"  {generator}, human {human}, judged {said}: {example.prompt}")
+                print(f"      {' '.join(example.answer.split())[:SHOWN_CHARACTERS]}")
 
 
-def interval(true: np.ndarray, said: np.ndarray, seed: int) -> tuple[float, float]:
-    """The bootstrap's 2.5 and 97.5 percentiles of F1."""
-    rng = np.random.default_rng(seed)
-    draws = [f1(true[chosen], said[chosen]) for chosen in rng.integers(0, len(true), (N_RESAMPLES, len(true)))]
-    low, high = np.percentile(draws, (2.5, 97.5))
-    return float(low), float(high)
+def shown(rate: Rate | None) -> str:
+    """A rate with its interval."""
+    return "-" if rate is None else f"{rate.value:.3f} ({rate.low:.3f}-{rate.high:.3f})"
 
 
 if __name__ == "__main__":

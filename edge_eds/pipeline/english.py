@@ -4,7 +4,7 @@ Not English are
     letters of which at least 30 % are not Latin (5 letters or more),
     12 lower-case words or more of which less than 6 % are among the commonest small words of English,
     6 words or more with at least 3 small words of other European languages, and more than English ones.
-Code fences and names do not count. Short answers, lists of things and formulas pass.
+Code fences, addresses and names do not count. Short answers, lists of things and formulas pass.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ _FOREIGN_WORDS = """
 _SMALL = frozenset(_SMALL_WORDS.split())
 _FOREIGN = frozenset(_FOREIGN_WORDS.split()) - _SMALL
 _FENCE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
+_ADDRESS = re.compile(r"\S*[@./\\_]\S+")  # of mail, of pages, of files
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 
 
 def is_english(text: str) -> bool:
     """Whether the judge's phrases and words can be expected in this text."""
-    text = _FENCE.sub(" ", text)[:MAX_CHARACTERS].replace("\u2019", "'")
+    text = _ADDRESS.sub(" ", _FENCE.sub(" ", text[:MAX_CHARACTERS])).replace("\u2019", "'")
     letters = {char: n for char, n in Counter(text).items() if char.isalpha()}
     n_letters = sum(letters.values())
     if n_letters < MIN_LETTERS:
