@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from command_line import start
 
 
 @dataclass
@@ -59,12 +59,18 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path, model: Path, *options: object) -> Iterator[Served]:
-    """A server on a free port, until the end of the block."""
+def served(folder: Path, model: Path, *options: object, before: str = "pass") -> Iterator[Served]:
+    """A server on a free port, until the end of the block. before: Python that runs first, in the same process."""
     port_file, log_file = folder / "port", folder / "log"
     with log_file.open("w") as log:
         command = ("serve", model, "--threads", 1, "--port", 0, "--port-file", port_file, *options)
-        program = start(*command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log.fileno())
+        program = subprocess.Popen(
+            [sys.executable, "-c", f"{before}\nfrom edge_eds.cli import main\nmain()", *map(str, command)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            text=True,
+        )
     try:
         until = time.monotonic() + 30
         while not port_file.exists():

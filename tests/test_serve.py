@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -374,7 +376,8 @@ def test_without_the_key_nothing_but_health_and_the_page(guarded: Served) -> Non
 
 def test_pages_of_other_origins_are_refused_unless_named(server: Served, guarded: Served) -> None:
     page, key = {"Origin": "https://page.example"}, {"Authorization": "Bearer secret"}
-    assert server.http.get("/v1/models", headers=page).status_code == 403
+    for origin in ("https://page.example", "null", "http://[", "", f"https://{server.url.removeprefix('http://')}.x"):
+        assert server.http.get("/v1/models", headers={"Origin": origin}).status_code == 403
     allowed = guarded.http.get("/v1/models", headers={**page, **key})
     assert allowed.headers["access-control-allow-origin"] == "https://page.example"
     other = guarded.http.get("/v1/models", headers={"Origin": "https://other.example", **key})
@@ -386,7 +389,8 @@ def test_pages_of_other_origins_are_refused_unless_named(server: Served, guarded
 
 
 def test_a_name_that_was_made_to_point_here_is_refused(server: Served) -> None:
-    for host in ("evil.example", "evil.example:80", "localhost.evil.example", "[::2]", "", "a b"):
+    others = ("evil.example", "evil.example:80", "localhost.evil.example", "[::2]", "[::1", "]", "", "a b", "a@b")
+    for host in others:
         assert server.http.get("/v1/models", headers={"Host": host}).status_code in (400, 403)
     for host in ("localhost:99", "127.0.0.1", "[::1]:99"):
         assert server.http.get("/v1/models", headers={"Host": host}).status_code == 200
@@ -411,6 +415,39 @@ def test_sigterm_finishes_what_runs_and_refuses_what_waits(tmp_path: Path, model
             server.http.get("/health")
         client.close()
         assert "Traceback" not in server.log
+
+
+def test_ctrl_c_waits_and_a_second_one_does_not(tmp_path: Path, model: Path) -> None:
+    with served(tmp_path, model, "--ctx", 60_000, "--max-tokens", 50_000) as server:
+        client = OpenAI(base_url=f"{server.url}/v1", api_key="any", **PATIENT)
+        stream = ask(client, max_tokens=50_000, stream=True)
+        next(iter(stream))
+        server.program.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            server.program.wait(0.5)
+        server.program.send_signal(signal.SIGINT)
+        assert server.program.wait(10) == 130
+        stream.close()
+        client.close()
+        assert "Traceback" not in server.log
+
+
+@pytest.mark.slow
+def test_a_client_that_reads_nothing_holds_up_nobody(tmp_path: Path, model: Path) -> None:
+    """Neither the next request, whose place it has, nor the end of the server."""
+    impatient = "from edge_eds.apps.server import app; app._SEND_SECONDS = 1.0"
+    limits = ("--queue", 0, "--ctx", 60_000, "--max-tokens", 50_000)
+    wish = {"messages": HI, "max_tokens": 50_000, "stream": True, "logprobs": True, "top_logprobs": 20}
+    body = json.dumps(wish).encode()
+    with served(tmp_path, model, *limits, before=impatient) as server, socket.socket() as stalled:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stalled.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        stalled.sendall(head.encode() + body)
+        server.wait_for("edge_eds_answers_total", 1, seconds=60, end="cancelled")
+        assert server.http.post("/v1/chat/completions", json={"messages": HI, "max_tokens": 1}).status_code == 200
+        assert "has read nothing" in server.log
+        assert server.stop() == 0
 
 
 def test_a_model_file_that_vanishes_is_not_missed(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from runtime_examples import N_LAYER, TinyModel, make_prompt
 
-from edge_eds.apps.server.errors import ApiError, CancelledError
+from edge_eds.apps.server.errors import ApiError, ClientGoneError
 from edge_eds.apps.server.metrics import Metrics
 from edge_eds.apps.server.worker import AnswerJob, Claim, Job, Result, Worker
 from edge_eds.errors import PromptTooLongError
@@ -50,7 +50,7 @@ def test_many_jobs_from_many_threads_are_all_answered(worker: Worker) -> None:
             job.claim.cancel()
         try:
             found[i] = len(result(job).pieces)
-        except CancelledError:
+        except ClientGoneError:
             found[i] = -1
 
     threads = [threading.Thread(target=one, args=(i,)) for i in range(30)]

@@ -26,6 +26,7 @@ from edge_eds import EdgeLlama, Steering
 from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.settings import GateSpec
 from edge_eds.errors import InputError, PromptTooLongError, SettingsError, SteeringError
+from edge_eds.runtime import program as program_module
 from edge_eds.runtime import slots as slots_module
 from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.sampling import TokenSampling
@@ -201,9 +202,9 @@ def test_recurrent_models_answer_one_at_a_time(tiny: TinyModel) -> None:
 # -- several at a time --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_batch", [512, 16], ids=["whole", "pieces"])
+@pytest.mark.parametrize(("n_batch", "engine"), [(512, "native"), (16, "native"), (512, "onnx")])
 def test_nothing_passes_from_one_answer_to_another(
-    path: Path, energy: EnergyFile, n_batch: int, monkeypatch: pytest.MonkeyPatch
+    path: Path, energy: EnergyFile, n_batch: int, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Prompts of all lengths with all kinds of settings, three at a time, are answered as each would be alone."""
     monkeypatch.setattr(slots_module, "_N_BATCH", n_batch)
@@ -218,7 +219,8 @@ def test_nothing_passes_from_one_answer_to_another(
             )
         )
     ]
-    with closing(open_slots(path, energy, n_parallel=3)) as slots:
+    with monkeypatch.context() as patch, closing(open_slots(path, energy, n_parallel=3)) as slots:
+        patch.setattr(program_module, "takes_native", lambda file: engine == "native")
         together = finish(slots, *tasks)
     for one, found in zip(tasks, together, strict=True):
         with closing(open_slots(path, energy)) as slots:

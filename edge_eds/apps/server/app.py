@@ -14,19 +14,20 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import HTTPException
 from fastapi.responses import JSONResponse
-from sse_starlette.sse import AppStatus, EventSourceResponse
+from sse_starlette.sse import AppStatus, EventSourceResponse, SendTimeoutError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from edge_eds.apps.server import requests
-from edge_eds.apps.server.errors import ApiError, CancelledError, as_api_error, shutting_down, too_busy
+from edge_eds.apps.server.errors import ApiError, ClientGoneError, as_api_error, shutting_down, too_busy
 from edge_eds.apps.server.metrics import CONTENT_TYPE, Metrics
 from edge_eds.apps.server.middleware import PROBLEM, Door, Journal
 from edge_eds.apps.server.page import add_page
@@ -38,6 +39,7 @@ from edge_eds.errors import EdgeError
 _BODY_SECONDS = 30.0
 _DRAINED = 16  # times the allowed size of a body that is read and thrown away, so that the client hears why
 _PING_SECONDS = 15
+_SEND_SECONDS = 60.0  # for a client that reads nothing, and would keep its place for ever
 _MAX_RETRY_AFTER = 60
 
 Work = Callable[[Emit], Any]
@@ -52,8 +54,13 @@ class Desk:
         self._limit = settings.parallel + settings.queue
         self._threads = ThreadPoolExecutor(2 * self._limit, "edge-eds-request")  # a comparison takes two
         self._seconds: deque[float] = deque([1.0], maxlen=16)  # of the last requests
-        self._n_open = 0
+        self._open: set[Claim] = set()
         self.draining = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any request is open."""
+        return bool(self._open)
 
     def enter(self) -> Claim:
         """Let a request in; `leave` has to follow.
@@ -63,17 +70,18 @@ class Desk:
         """
         if self.draining:
             raise shutting_down()
-        if self._n_open >= self._limit:
-            rounds = self._n_open / self._settings.parallel
+        if len(self._open) >= self._limit:
+            rounds = len(self._open) / self._settings.parallel
             seconds = statistics.mean(self._seconds) * rounds
             raise too_busy(min(max(round(seconds), 1), _MAX_RETRY_AFTER))
-        self._n_open += 1
-        return Claim(self._settings.timeout)
+        claim = Claim(self._settings.timeout)
+        self._open.add(claim)
+        return claim
 
     def leave(self, claim: Claim) -> None:
         """The request is over, in whichever way."""
         claim.cancel()
-        self._n_open -= 1
+        self._open.remove(claim)
         self._seconds.append(time.monotonic() - claim.started)
 
     def start(self, work: Work) -> asyncio.Queue[Any]:
@@ -82,13 +90,20 @@ class Desk:
         events: asyncio.Queue[Any] = asyncio.Queue()
 
         def tell(event: Any) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
+            with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+                loop.call_soon_threadsafe(events.put_nowait, event)
 
         self._threads.submit(work, tell).add_done_callback(tell)
         return events
 
+    def cancel(self) -> None:
+        """End what is open between two tokens. May be called from a signal's handler."""
+        for claim in tuple(self._open):
+            claim.cancel(shutting_down())
+
     def close(self) -> None:
-        """Wait for the threads."""
+        """End what is open, and wait for the threads."""
+        self.cancel()
         self._threads.shutdown()
 
 
@@ -96,12 +111,14 @@ class AnswerStream(EventSourceResponse):
     """Server-sent events that say when they are over, also where the client went before the first."""
 
     def __init__(self, content: AsyncIterator[dict[str, str]], on_close: Callable[[], None]) -> None:
-        super().__init__(content, ping=_PING_SECONDS, sep="\n")
+        super().__init__(content, ping=_PING_SECONDS, sep="\n", send_timeout=_SEND_SECONDS)
         self._on_close = on_close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            scope[PROBLEM] = f"the client has read nothing for {_SEND_SECONDS:g} s"
         finally:
             self._on_close()
 
@@ -142,7 +159,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: ClientDisconnect) -> Response:
-        return _refusal(request.scope, CancelledError())
+        return _refusal(request.scope, ClientGoneError())
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> Response:
@@ -278,7 +295,7 @@ async def _while_connected(request: Request, claim: Claim, results: asyncio.Futu
     """The results, unless the client goes away: then the work is cancelled.
 
     Raises:
-        CancelledError: nobody waits for them.
+        ClientGoneError: nobody waits for them.
     """
 
     async def gone() -> None:

@@ -46,7 +46,7 @@ class ApiError(EdgeError):
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
-class CancelledError(ApiError):
+class ClientGoneError(ApiError):
     """The client went away; nobody reads this."""
 
     def __init__(self) -> None:

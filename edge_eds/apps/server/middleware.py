@@ -102,12 +102,16 @@ class Door:
 
     def _is_known(self, origin: str, host: str) -> bool:
         """Whether the page is our own, or of an origin that was named."""
-        return urlsplit(origin).netloc == host or "*" in self._settings.cors or origin in self._settings.cors
+        _, _, place = origin.partition("://")
+        return (bool(place) and place == host) or "*" in self._settings.cors or origin in self._settings.cors
 
 
 def _name(host: str) -> str:
-    """The name in a Host header, without its port."""
-    return (urlsplit(f"//{host}").hostname or "") if host.isprintable() and "[" not in host[1:] else ""
+    """The name in a Host header, without its port; "" if it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # brackets that do not fit
+        return ""
 
 
 async def refuse(problem: ApiError, scope: Scope, send: Send) -> None:

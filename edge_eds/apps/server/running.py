@@ -6,11 +6,12 @@ SIGTERM and Ctrl-C finish what runs and refuse the rest; a second Ctrl-C does no
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -18,7 +19,7 @@ import uvicorn
 
 from edge_eds.apps.files import check_writable, write_text
 from edge_eds.apps.llama_log import explained
-from edge_eds.apps.server.app import create_app
+from edge_eds.apps.server.app import Desk, create_app
 from edge_eds.apps.server.metrics import Metrics
 from edge_eds.apps.server.service import Service
 from edge_eds.apps.server.settings import ServerSettings
@@ -31,18 +32,36 @@ from edge_eds.runtime.energies import ENERGY_SUFFIX, ModelFiles, energy_name
 from edge_eds.runtime.slots import Slots
 
 _BACKLOG = 128
+_LAST_BYTES_SECONDS = 2.0  # for what is on its way to clients when all answers are made
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, which says when it was told to stop."""
+    """uvicorn, which tells the desk when it is to stop, and waits for answers but not for clients that read none."""
 
-    def __init__(self, config: uvicorn.Config, on_exit: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, desk: Desk, worker: Worker) -> None:
         super().__init__(config)
-        self._on_exit = on_exit
+        self._desk, self._worker = desk, worker
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._on_exit()
+        if self._desk.draining and sig == signal.SIGINT:
+            self._desk.cancel()
+            return
+        self._desk.draining = True
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._worker.drain()
+        leaving = asyncio.ensure_future(self._leave_who_stalls())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            leaving.cancel()
+
+    async def _leave_who_stalls(self) -> None:
+        while self._desk.is_busy:
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(_LAST_BYTES_SECONDS)
+        self.force_exit = True
 
 
 def serve(options: SessionOptions, settings: ServerSettings) -> None:
@@ -93,12 +112,8 @@ def open_slots(options: SessionOptions, files: ModelFiles, n_parallel: int) -> S
 
 def _run(listener: socket.socket, service: Service, worker: Worker, settings: ServerSettings, metrics: Metrics) -> None:
     app, desk = create_app(service, settings, metrics)
-
-    def stop() -> None:
-        desk.draining = True
-        worker.drain()
-
-    server = _Server(uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off"), stop)
+    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off")
+    server = _Server(config, desk, worker)
     with _log_to_stderr() as log, _port_file(listener, settings):
         log.info("%s is served at %s", service.name, _address(listener))
         # uvicorn raises a signal again when it is done, for whoever had its handler before.

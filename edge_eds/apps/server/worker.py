@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
-from edge_eds.apps.server.errors import CancelledError, shutting_down, too_slow
+from edge_eds.apps.server.errors import ApiError, ClientGoneError, shutting_down, too_slow
 from edge_eds.apps.server.metrics import Metrics
 from edge_eds.errors import EdgeError
 from edge_eds.runtime.answer_text import AnswerText
@@ -32,17 +32,17 @@ class Claim:
     """What one HTTP request has of the worker. `cancel` may be called from any thread."""
 
     seconds: float
-    cancelled: bool = False
+    cancelled: ApiError | None = None
     started: float = field(default_factory=time.monotonic)
 
-    def cancel(self) -> None:
-        """Nobody waits any longer: what is being made ends between two tokens."""
-        self.cancelled = True
+    def cancel(self, why: ApiError | None = None) -> None:
+        """What is being made ends between two tokens; unless told otherwise, because nobody waits any longer."""
+        self.cancelled = self.cancelled or why or ClientGoneError()
 
-    def problem(self) -> Exception | None:
+    def problem(self) -> ApiError | None:
         """Why the work for this request should end now."""
-        if self.cancelled:
-            return CancelledError()
+        if self.cancelled is not None:
+            return self.cancelled
         return too_slow(self.seconds) if time.monotonic() - self.started > self.seconds else None
 
 
