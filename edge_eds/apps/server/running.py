@@ -1,7 +1,7 @@
 """Runs the server from a free port to the last answer.
 
 The port is taken before the model is loaded, so that a port in use is told at once; connections are taken after it.
-SIGTERM and Ctrl-C finish what runs and refuse the rest; a second Ctrl-C does not wait.
+SIGTERM and Ctrl-C finish what runs and refuse the rest; a second Ctrl-C ends it between two tokens.
 """
 
 from __future__ import annotations
