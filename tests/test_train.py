@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from edge_eds.energy.fingerprint import ModelFingerprint
 from edge_eds.energy.training import HeadRecipe
 from edge_eds.errors import InputError
 from edge_eds.pipeline.collect import Collection, Example
+from edge_eds.pipeline.gate import folds_by_category
 from edge_eds.pipeline.train import Labels, TrainSettings, gate_scores, head_tasks, train
 
 N_LAYER, N_EMBD, N_PAIRS = 10, 24, 90
@@ -58,6 +61,19 @@ def test_noise_is_not_told_apart() -> None:
     fresh = collection(0.0, seed=1)
     assert auc(gate_scores(data, trained.energies, trained.gate)[rows], labels.harmful[rows]) > 0.6
     assert 0.35 < auc(gate_scores(fresh, trained.energies, trained.gate), labels.harmful) < 0.65
+    assert 0.35 < auc(trained.gate_scores[rows], labels.harmful[rows]) < 0.65  # and its out-of-fold scores say so
+
+
+def test_whole_categories_are_left_out_together() -> None:
+    data = collection(1.0)
+    names = [f"kind {i % 20}" for i in range(len(data.examples))]
+    examples = tuple(replace(example, category=name) for example, name in zip(data.examples, names, strict=True))
+    folds = folds_by_category(replace(data, examples=examples), 6, seed=0)
+    assert len(set(folds)) == 6
+    assert len(set(zip(names, folds.tolist(), strict=True))) == 20
+    # of one category only: matched prompts stay together
+    folds = folds_by_category(data, 6, seed=0)
+    assert len({(example.group, fold) for example, fold in zip(data.examples, folds, strict=True)}) == N_PAIRS
 
 
 def test_the_gate_gives_log_odds() -> None:

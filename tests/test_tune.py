@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_eds.pipeline.tune import OPEN, GatePoint, choose_point, gate_front, refusal_log_odds
+from edge_eds.pipeline.gate_front import OPEN, GatePoint, choose_point, gate_front
+from edge_eds.pipeline.tune_bed import refusal_log_odds
 
 
 def test_log_odds_of_a_refusal_are_those_of_the_softmax() -> None:

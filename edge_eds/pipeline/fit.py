@@ -6,7 +6,8 @@ measuring on prompts never seen (evaluate.py).
 
     FOLDER/collection/               collect.py
     FOLDER/trained.energy.onnx       all trained heads, with the gate closed: this file steers nothing
-    FOLDER/tune.json                 what tuning tried, and what it chose
+    FOLDER/trials.jsonl              what tuning has tried so far (memo.py)
+    FOLDER/tune.json                 what tuning chose, and from what
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from platformdirs import user_cache_path
 
 from edge_eds.energy.file import EnergyFile
@@ -29,13 +31,16 @@ from edge_eds.energy.settings import SteeringSpec
 from edge_eds.errors import EnergyFileError, InputError
 from edge_eds.files import write_whole
 from edge_eds.pipeline.collect import Collection, CollectSettings, collect, load_collection
+from edge_eds.pipeline.gate_front import OPEN
+from edge_eds.pipeline.memo import Memo
 from edge_eds.pipeline.prompts import PromptSet
 from edge_eds.pipeline.train import TrainedEnergies, TrainSettings, train
-from edge_eds.pipeline.tune import OPEN, TuneReport, TuneSettings, tune
+from edge_eds.pipeline.tune import TuneReport, TuneSettings, tune
 from edge_eds.runtime.batch import BatchRunner
 from edge_eds.runtime.energies import ModelFiles
 
 TRAINED_FILE = "trained.energy.onnx"
+TRIALS_FILE = "trials.jsonl"
 TUNE_FILE = "tune.json"
 Progress = Callable[[str, int, int], None]  # stage or what comes next, done, in all (0: not known)
 
@@ -125,7 +130,11 @@ def train_stage(
         trained.energies,
         prompt_set_hash=collection.prompt_set_hash,
         seed=settings.seed,
-        scores={"made_from": made_from, "auc": trained.scores},
+        scores={
+            "made_from": made_from,
+            "auc": trained.scores,
+            "gate": [round(score, 4) for score in trained.gate_scores.tolist()],
+        },
         versions=versions(),
     ).save(path)
     return trained
@@ -152,7 +161,9 @@ def tune_stage(
     on_progress: Callable[[str], None] | None = None,
 ) -> FitResult:
     """Tune, and put the energy file together: the heads that steering uses, and nothing else."""
-    report = tune(runner, collection, trained, settings.tune, on_progress)
+    made_from = [collection.fingerprint.to_json(), _labels_hash(collection), _plain(asdict(settings.train))]
+    memo = Memo(folder / TRIALS_FILE, [*made_from, settings.tune.threshold_quantile])
+    report = tune(runner, collection, trained, settings.tune, on_progress, memo)
     write_whole(folder / TUNE_FILE, (json.dumps(_plain(asdict(report)), indent=1) + "\n").encode())
     if report.spec is None:
         return FitResult(None, report)
@@ -217,7 +228,9 @@ def _used(energies: EnergyModel, spec: SteeringSpec) -> EnergyModel:
 def _trained(file: EnergyFile) -> TrainedEnergies:
     assert file.energies is not None and file.spec.gate is not None
     gate = replace(file.spec.gate, benign=0.0, harmful=0.0)
-    return TrainedEnergies(file.energies, gate, file.spec.heads, file.spec.layers, file.scores["auc"])
+    return TrainedEnergies(
+        file.energies, gate, file.spec.heads, file.spec.layers, file.scores["auc"], np.array(file.scores["gate"])
+    )
 
 
 def _labels_hash(collection: Collection) -> str:

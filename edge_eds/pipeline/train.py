@@ -5,7 +5,7 @@ every candidate layer for steering, E_fr and E_jb, and a calibrated gate. How st
 found by steering the model itself (tune.py): a layer that classifies well need not be one that causes the
 answer.
 
-    E_harm  low: benign, high: harmful (linear: the gate only reads it)
+    E_harm  low: benign, high: harmful (gate.py)
     E_fr    low: benign and answered, high: benign and refused
     E_jb    low: harmful and refused, high: harmful and answered
 """
@@ -18,12 +18,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from edge_eds.energy.calibration import auc, calibrate, fit_logistic
+from edge_eds.energy.calibration import calibrate
 from edge_eds.energy.network import EnergyModel, HeadWeights, LayerEnergy, Subspace
 from edge_eds.energy.settings import GateSpec
 from edge_eds.energy.training import HeadRecipe, fit_subspace, train_head
 from edge_eds.errors import InputError
 from edge_eds.pipeline.collect import Collection
+from edge_eds.pipeline.gate import train_gate
 
 MIN_CLASS = 8  # fewer examples than this of a class, in training or validation, teach nothing
 BoolArray = npt.NDArray[np.bool_]
@@ -31,16 +32,16 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """gate_layers: how many layers the gate reads; gate_ridges: penalties to choose from; gate_from, gate_to:
-    where they may lie, as fractions of the depth. steer_rank: dimensions of the subspaces; steer_from,
-    steer_to: the candidate layers for steering, likewise.
+    """gate_from, gate_to: the layers that the gate reads, as fractions of the depth; gate_ridges: penalties to choose
+    from; gate_folds: parts of the prompts that are left out in turn. steer_rank: dimensions of the subspaces;
+    steer_from, steer_to: the candidate layers for steering, as fractions of the depth.
     """
 
     seed: int = 0
-    gate_layers: int = 6
-    gate_ridges: tuple[float, ...] = (100.0, 300.0, 1000.0)
-    gate_from: float = 0.4
-    gate_to: float = 0.7
+    gate_from: float = 0.25
+    gate_to: float = 0.75
+    gate_ridges: tuple[float, ...] = (0.05, 0.12, 0.3, 0.8)
+    gate_folds: int = 6
     steer_rank: int = 32
     steer_from: float = 0.5
     steer_to: float = 0.9
@@ -106,14 +107,16 @@ def head_tasks(labels: Labels) -> dict[str, HeadTask]:
 
 @dataclass(frozen=True)
 class TrainedEnergies:
-    """energies: all trained heads. gate: reads E_harm. scores: AUC on validation, {head: {il: auc}} and
-    "gate"."""
+    """energies: all trained heads. gate: reads E_harm. scores: AUC on validation, {head: {il: auc}} and "gate", that
+    one out of fold. gate_scores: (n,) the gate's score of every example, out of fold too (gate.py says why).
+    """
 
     energies: EnergyModel
     gate: GateSpec
     heads: tuple[str, ...]  # of "fr" and "jb"
     steer_layers: tuple[int, ...]
     scores: Mapping[str, Mapping[str, float]]
+    gate_scores: npt.NDArray[np.float64]
 
 
 def train(
@@ -138,22 +141,26 @@ def train(
         )
     steered_heads = tuple(head for head in ("fr", "jb") if head in tasks)
     n_layer = collection.fingerprint.n_layer
-    gate_candidates = _between(collection.layers, n_layer, settings.gate_from, settings.gate_to)
-    gate_energies = {
-        il: _fit_gate_layer(collection, il, labels, settings.gate_ridges) for il in gate_candidates
-    }
-    gate_layers, gate_auc = _choose_gate_layers(collection, gate_energies, labels, settings.gate_layers)
-    scores: dict[str, dict[str, float]] = {"gate": {"auc": gate_auc}}
+    gate = train_gate(
+        collection,
+        _between(collection.layers, n_layer, settings.gate_from, settings.gate_to),
+        labels.harmful,
+        ~labels.ordinary,
+        ridges=settings.gate_ridges,
+        n_folds=settings.gate_folds,
+        seed=settings.seed,
+    )
+    scores: dict[str, dict[str, float]] = {"gate": {"auc": gate.auc}}
     steer_layers = tuple(
         il
         for il in _between(collection.layers, n_layer, settings.steer_from, settings.steer_to)
-        if il > max(gate_layers)
+        if il > max(gate.layers)
     )
     if not steer_layers:
         raise InputError(
-            f"a model of {n_layer} layers leaves none to steer above the gate's layer {max(gate_layers)}"
+            f"a model of {n_layer} layers leaves none to steer above the gate's layer {max(gate.layers)}"
         )
-    layers = {il: gate_energies[il] for il in gate_layers}
+    layers = dict(gate.layers)
     jobs = len(steer_layers) * len(steered_heads)
     for i, il in enumerate(steer_layers):
         subspace = fit_subspace(
@@ -168,13 +175,11 @@ def train(
         if heads:
             layers[il] = LayerEnergy(il, subspace, heads)
     energies = EnergyModel(collection.fingerprint.n_embd, layers)
-    return TrainedEnergies(
-        energies, _join_gate(collection, energies, gate_layers, labels), steered_heads, steer_layers, scores
-    )
+    return TrainedEnergies(energies, gate.spec, steered_heads, steer_layers, scores, gate.scores)
 
 
 def gate_scores(collection: Collection, energies: EnergyModel, gate: GateSpec) -> npt.NDArray[np.float64]:
-    """The gate's score (n,) of every example: the log-odds of harm, benign and harmful equally frequent."""
+    """The score (n,) that the gate gives every example; of those that it was trained on, better than it is."""
     score = np.full(len(collection.examples), gate.bias)
     for il, weight in gate.weights.items():
         score += weight * energies.energy(il, "harm", collection.layer(il)).astype(np.float64)
@@ -205,70 +210,3 @@ def _fit_head(
         settings.seed,
     )
     return calibrate(trained.weights, z[valid_rows], task.bad[valid_rows]), trained.auc
-
-
-def _fit_gate_layer(collection: Collection, il: int, labels: Labels, ridges: Sequence[float]) -> LayerEnergy:
-    """E_harm of one layer: linear, along the one direction of all n_embd that tells harm best.
-
-    Ridge regression of the label on the standardised state. The gate is read and never descended, so nothing
-    asks for the shape of the energy around a state, and small MLPs on principal directions ranked prompts
-    worse.
-    """
-    states = collection.layer(il).astype(np.float64)
-    rows, valid = labels.train, labels.validation & ~labels.ordinary
-    mean, spread = states[rows].mean(axis=0), states[rows].std(axis=0) + 1e-6
-    x = (states - mean) / spread
-    y = np.where(labels.harmful, 1.0, -1.0)
-    gram, moment = x[rows].T @ x[rows], x[rows].T @ y[rows]
-    best_auc, best = -1.0, moment
-    for ridge in ridges:
-        weights = np.linalg.solve(gram + ridge * np.eye(len(gram)), moment)
-        score = auc(x[valid] @ weights, labels.harmful[valid])
-        if score > best_auc:
-            best_auc, best = score, weights / spread
-    length = np.linalg.norm(best)
-    along = (states[rows] - mean) @ (best / length)
-    subspace = Subspace(
-        mean.astype(np.float32),
-        (best / length)[None].astype(np.float32),
-        np.array([along.std()], dtype=np.float32),
-    )
-    z = subspace.project(collection.layer(il, valid))
-    head = calibrate(HeadWeights((), np.ones(1, np.float32)), z, labels.harmful[valid])
-    return LayerEnergy(il, subspace, {"harm": head})
-
-
-def _choose_gate_layers(
-    collection: Collection, energies: Mapping[int, LayerEnergy], labels: Labels, n_layers: int
-) -> tuple[list[int], float]:
-    """Forward selection: each layer that joins raises the AUC of the sum of E_harm on validation the most."""
-    rows = labels.validation & ~labels.ordinary
-    readings = {il: layer.energy("harm", collection.layer(il, rows)) for il, layer in energies.items()}
-    chosen: list[int] = []
-    total = np.zeros(int(rows.sum()))
-    best = 0.0
-    while len(chosen) < min(n_layers, len(readings)):
-        value, il = max(
-            (auc(total + readings[il], labels.harmful[rows]), il) for il in readings if il not in chosen
-        )
-        if value <= best:
-            break
-        best, total = value, total + readings[il]
-        chosen.append(il)
-    return sorted(chosen), best
-
-
-def _join_gate(
-    collection: Collection, energies: EnergyModel, gate_layers: Sequence[int], labels: Labels
-) -> GateSpec:
-    """Join the layers' E_harm into one score, the log-odds of harm; its bounds are tuned later."""
-    rows = labels.validation & ~labels.ordinary
-    mean = np.mean([energies.energy(il, "harm", collection.layer(il, rows)) for il in gate_layers], axis=0)
-    # One weight for the mean of all layers: weights of their own would be fitted to few prompts.
-    bias, (weight,) = fit_logistic(mean[:, None], labels.harmful[rows])
-    return GateSpec(
-        bias=bias,
-        weights={il: float(weight) / len(gate_layers) for il in gate_layers},
-        benign=0.0,
-        harmful=0.0,
-    )
