@@ -16,7 +16,7 @@ from edge_eds.reports.markup import box, dot, drawing, label, line
 
 _N_BINS = 30
 _HISTOGRAM_HEIGHT = 96
-_KL_LOW, _KL_HIGH = 1e-4, 1e1  # nats; what is smaller stands at the left end
+_KL_LOW, _KL_HIGH = 1e-3, 1e1  # nats; what is smaller stands at the left end
 _TICKS = (0, 0.25, 0.5, 0.75, 1)
 
 

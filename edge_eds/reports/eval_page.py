@@ -18,7 +18,7 @@ from edge_eds.reports.eval_charts import energy_histograms, gate_histograms
 from edge_eds.reports.eval_summary import Group, Transcript, broken, examples, groups
 from edge_eds.reports.eval_tables import categories, divergences, other_changes, refusals
 from edge_eds.reports.markup import section, text
-from edge_eds.reports.numerals import interval, p_value, percent, points
+from edge_eds.reports.numerals import interval, p_value, percent, points, signed_interval
 
 MAX_TEXT = 600  # characters of a prompt or an answer that are shown
 _CSS = Path(__file__).with_name("eval_page.css")
@@ -55,11 +55,11 @@ def page(report: EvalReport) -> str:
 def _top(report: EvalReport, parts: Sequence[Group]) -> str:
     by = "answered without steering" if report.energy is None else f"steered by {Path(report.energy).name}"
     cards = [
-        _card(f"{part.name} refused", part.plain, part.steered, part.intent, _card_note(part)) for part in parts
+        _card(part.name, part.plain, part.steered, part.intent, _card_notes(part)) for part in parts
     ]
     plain, steered = broken(report)
     n = sum(part.n for part in parts)
-    cards.append(_card("Broken text", plain, steered, "", f"loops, runs, no language; n = {n}"))
+    cards.append(_card("Broken text", plain, steered, "", ("loops, runs, no language", f"n = {n}")))
     return (
         f"<header><h1>Refusals of {text(report.model)}</h1>\n"
         f'<p class="soft">{text(by)}; {text(n)} prompts in {len(report.suites)} suites</p>\n'
@@ -79,21 +79,22 @@ def _sentence(parts: Sequence[Group]) -> str:
     return text(words[0].upper() + words[1:])
 
 
-def _card(title: str, plain: Rate, steered: Rate | None, kind: str, note: str) -> str:
+def _card(title: str, plain: Rate, steered: Rate | None, kind: str, notes: Sequence[str]) -> str:
     big = f"{percent(plain.value)} %"
     if steered is not None:
         big = f'<span class="from">{percent(plain.value)} →</span> {percent(steered.value)} %'
     return (
         f'<div class="card {kind}"><h3>{text(title)}</h3><div class="big">{big}</div>'
-        f'<div class="small soft">{text(note)}</div></div>'
+        f'<div class="small soft">{"<br>".join(map(text, notes))}</div></div>'
     )
 
 
-def _card_note(part: Group) -> str:
+def _card_notes(part: Group) -> tuple[str, ...]:
     if part.difference is None or part.p is None:
-        return f"{interval(part.plain)}; n = {part.n}"
+        return f"refused ({interval(part.plain)})", f"n = {part.n}"
     p = p_value(part.p)
-    return f"{points(part.difference)}; p {p if p.startswith('<') else f'= {p}'}; n = {part.n}"
+    sure = f"{signed_interval(part.difference)}; p {p if p.startswith('<') else f'= {p}'}"
+    return f"refused: {points(part.difference)}", sure, f"n = {part.n}"
 
 
 def _gate(report: EvalReport) -> str:
@@ -110,7 +111,8 @@ def _gate(report: EvalReport) -> str:
         return ""
     gate = (report.settings.get("steering") or {}).get("gate")
     bounds = None if gate is None else (float(gate["benign"]), float(gate["harmful"]))
-    decided = "; ".join(f"{intent} prompts: {_decisions(report, intent)}" for intent in scores if scores[intent])
+    read = [f"of {intent} prompts {_decisions(report, intent)}" for intent, its in scores.items() if its]
+    decided = "; ".join(read).capitalize()
     return section(
         "What the gate read",
         "One score a prompt, read at its end, before anything is steered. Left of the first bound false refusals are "
@@ -170,17 +172,19 @@ def _examples(report: EvalReport) -> str:
 
 def _example(line: Transcript) -> str:
     answers = "".join(
-        f'<div class="tag">{text(variant)}: {text(line[variant]["label"])}</div>'
-        f'<p class="answer" dir="auto">{_clipped(line[variant]["text"])}</p>'
+        f'<div><div class="tag">{text(variant)}: {text(line[variant]["label"])}</div>'
+        f'<p class="answer" dir="auto">{_clipped(line[variant]["text"])}</p></div>'
         for variant in ("plain", "steered")
     )
+    answers = f'<div class="pair">{answers}</div>'
     if line["intent"] == "harmful":
         answers = f"<details><summary>show both answers</summary>{answers}</details>"
     talk = f"the last of {len(line['messages'])} messages" if "messages" in line else ""
-    place = " · ".join(str(part) for part in (line["suite"], line["category"], line["id"], talk) if part)
+    gate = f"gate: {line['steered']['gate'] or 'none'}"
+    touched = f"tokens touched: {line['steered']['touched_tokens']}"
+    facts = (line["suite"], line["category"], line["id"], talk, gate, touched)
     return (
-        f'<div class="example {line["intent"]}"><div class="tag">{text(place)}; '
-        f"gate: {text(line['steered']['gate'] or 'none')}, {line['steered']['touched_tokens']} tokens touched</div>"
+        f'<div class="example {line["intent"]}"><div class="tag">{text(" · ".join(filter(None, facts)))}</div>'
         f'<p class="prompt" dir="auto">{_clipped(line["prompt"])}</p>{answers}</div>'
     )
 

@@ -57,14 +57,14 @@ def other_changes(suites: Sequence[SuiteReport]) -> str:
             _perplexity(suite.comparison),
             change(f"{measure.tokens_per_second:.0f}" for measure in both),
         )
-        rows.append(f"<tr><td>{text(suite.name)}</td>{''.join(map(number, cells))}</tr>")
+        rows.append(f"<tr>{_named(suite.name, suite.n)}{''.join(map(number, cells, heads[1:]))}</tr>")
     introduction = (
         "Plain → steered. Usefulness: how many of the prompt's content words an answer takes up (0 for a refusal or "
         "broken text), 0 to 1. Perplexity: of changed answers, and of the plain ones in their place, under the plain "
         f"model, from token {SKIPPED_TOKENS + 1} on. Neither says whether an answer is true."
     )
-    table = f"<table>{head_row(heads, 1)}<tbody>{''.join(rows)}</tbody></table>"
-    return section("What else changed", introduction, f'<div class="panel scroll">{table}</div>{_foreign(suites)}')
+    table = f'<table class="folding many">{head_row(heads, 1)}<tbody>{"".join(rows)}</tbody></table>'
+    return section("What else changed", introduction, f'<div class="panel">{table}</div>{_foreign(suites)}')
 
 
 def divergences(suites: Sequence[SuiteReport]) -> str:
@@ -153,7 +153,7 @@ def _perplexity(comparison: Comparison | None) -> str:
 def _drawn_table(heads: Sequence[str], rows: Iterable[str]) -> str:
     """A table whose second column is drawn; on a phone its rows fold."""
     head = head_row(heads, 2) if heads else ""
-    return f'<div class="panel"><table class="drawings">{head}<tbody>{"".join(rows)}</tbody></table></div>'
+    return f'<div class="panel"><table class="folding">{head}<tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _named(name: str, n: int) -> str:

@@ -25,8 +25,8 @@ def signed_interval(difference: Rate) -> str:
 
 
 def points(difference: Rate) -> str:
-    """A difference of rates with its interval."""
-    return f"{_signed(difference.value)} points ({signed_interval(difference)})"
+    """A difference of rates."""
+    return f"{_signed(difference.value)} points"
 
 
 def p_value(p: float) -> str:
