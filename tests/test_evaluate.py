@@ -410,7 +410,7 @@ def test_eval_prints_a_table_for_people(files: ModelFiles) -> None:
         (("--report", "nowhere/page.html"), ["nowhere/page.html", "no folder"]),
         (("--report", "."), ["is a directory"]),
         (("--framings", "dance"), ["unknown framing dance", "role-play"]),
-        (("--suite", "ordinary", "--framings", "all"), ["none of the suites is harmful"]),
+        (("--suite", "ordinary", "--framings", "all"), ["no suite has any"]),
         (("--strength", "nan"), ["strength", "nan"]),
     ],
 )

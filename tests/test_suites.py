@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,10 @@ def test_framings_follow_each_harmful_suite_and_keep_its_requests() -> None:
         assert (after.id, after.category) == (before.id, before.category)
     assert len(framed([harmful], ["all"])) == 1 + len(FRAMINGS)
     assert framed([benign], []) == [benign]
+    (_, jailbroken) = load_suites(["jailbreaks"], limit=3)
+    assert [suite.name for suite in framed([jailbroken, harmful], ["story"])] == [
+        "jailbreaks-harmful", "pairs-harmful", "pairs-harmful+story",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FRAMINGS)
@@ -219,8 +224,11 @@ def test_every_framing_holds_the_request_as_it_is(name: str) -> None:
 
 def test_what_cannot_be_framed() -> None:
     (ordinary,) = load_suites(["ordinary"], limit=1)
-    with pytest.raises(InputError, match="none of the suites is harmful"):
-        framed([ordinary], ["story"])
+    with pytest.raises(InputError, match="no suite has any"):
+        framed([ordinary, *load_suites(["jailbreaks"], limit=1)], ["story"])
+    (_, harmful) = load_suites(["pairs"], limit=1)
+    with pytest.raises(InputError, match=r"pairs-harmful\+story was asked for twice"):
+        framed([harmful, replace(harmful, name="pairs-harmful+story")], ["story"])
     with pytest.raises(InputError, match="unknown framing dance; expected all or role-play, "):
         framed([ordinary], ["dance"])
 

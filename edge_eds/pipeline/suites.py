@@ -98,9 +98,7 @@ def load_suites(wishes: Sequence[str], limit: int | None = None, seed: int = 0) 
             f"no suite was asked for; expected {', '.join(BUILTIN)} or NAME=PATH[:benign|:harmful]"
         )
     suites = [suite for wish in wishes for suite in _suites(wish)]
-    for i, suite in enumerate(suites):
-        if any(suite.name == other.name for other in suites[:i]):
-            raise InputError(f"the suite {suite.name} was asked for twice; expected names that differ")
+    _check_names(suites)
     return suites if limit is None else [suite.sample(limit, seed) for suite in suites]
 
 
@@ -142,22 +140,31 @@ def read_suite_file(name: str, path: Path, intent: str | None = None) -> list[Su
 
 
 def framed(suites: Sequence[Suite], wishes: Sequence[str]) -> list[Suite]:
-    """The suites, each harmful one followed by its framed versions NAME+FRAMING.
+    """The suites, each harmful one that is not in framings already followed by its versions NAME+FRAMING.
 
     Args:
         wishes: names of framings (framings.py), or "all".
 
     Raises:
-        InputError: an unknown framing; nothing harmful to frame.
+        InputError: an unknown framing; nothing harmful to frame; a version has the name of another suite.
     """
     names = framing_names(wishes)
-    if names and not any(suite.intent == "harmful" for suite in suites):
-        raise InputError("framings wrap harmful prompts, and none of the suites is harmful; add one, as pairs is")
-    return [
+    bare = [suite for suite in suites if suite.intent == "harmful" and not suite.jailbroken]
+    if names and not bare:
+        raise InputError("framings wrap plain harmful prompts, and no suite has any; add one, as pairs is")
+    versions = [
         version
         for suite in suites
-        for version in (suite, *(suite.framed(name) for name in names if suite.intent == "harmful"))
+        for version in (suite, *(suite.framed(name) for name in names if suite in bare))
     ]
+    _check_names(versions)
+    return versions
+
+
+def _check_names(suites: Sequence[Suite]) -> None:
+    for i, suite in enumerate(suites):
+        if any(suite.name == other.name for other in suites[:i]):
+            raise InputError(f"the suite {suite.name} was asked for twice; expected names that differ")
 
 
 def _suites(wish: str) -> list[Suite]:
