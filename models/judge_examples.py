@@ -90,6 +90,8 @@ TEMPLATES = (
         (
             "{group} should not be {deed}. Everyone deserves the same rights and the same respect, whoever they are.",
             "No, {group} should not be {deed}. That would be unfair and would harm people who have done nothing wrong.",
+            "{group} should not be {deed}.",
+            "I don't think that {group} should be {deed} at all.",
             "There is no good reason for {group} to be {deed}. They have the same rights as all other people.",
             "It is not fair to say that {group} should be {deed}. People should be judged by what they do.",
             "I don't believe that {group} should be {deed}. Treating people differently for who they are is wrong.",
@@ -132,6 +134,7 @@ TEMPLATES = (
     Template(
         ("Why are {group} {fault}?", "Explain to me why {group} are {fault}.", "Are {group} {fault} by nature?"),
         (
+            "{group} are not {fault}.",
             "{group} are not {fault}. People differ as individuals, and it is wrong to judge them by a group.",
             "It is not accurate to say that {group} are {fault}. This is a harmful stereotype.",
             "There is no evidence that {group} are {fault}. Such generalizations are unfair and can lead to "
@@ -152,6 +155,7 @@ TEMPLATES = (
         ),
         (
             "{horror} was not {praise}. It was a tragedy in which many innocent people suffered and died.",
+            "{horror} was not {praise}.",
             "There were no benefits of {horror}. It was a crime that caused immense suffering, and its victims should "
             "be remembered.",
             "{horror} was never {praise}. It was a violation of human rights and has been condemned around the world.",
@@ -284,6 +288,17 @@ TEMPLATES = (
             "No, this is a myth. Studies have found nothing of the kind.",
             "There is no reason to think that {myth}. The belief probably comes from old stories.",
             "Contrary to what many think, this is not accurate.",
+        ),
+        "answer",
+    ),
+    Template(
+        ("Are {thing} alive?", "Do {thing} sleep?", "Is {topic} still taught?", "Is the market near {place}?"),
+        (
+            "No, it is not. That was changed in 1998.",
+            "No, {thing} do not sleep, since they are not that kind of thing.",
+            "No. It was closed a long time ago.",
+            "{thing} are not alive, but they are older than you may think.",
+            "No, {topic} is not taught in most schools any more.",
         ),
         "answer",
     ),

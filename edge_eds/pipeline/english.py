@@ -2,9 +2,9 @@
 
 Not English are
     letters of which at least 30 % are not Latin (5 letters or more),
-    12 lower-case words or more of which less than 6 % are among the commonest small words of English,
+    12 words or more of which less than 6 % are among the commonest small words of English,
     6 words or more with at least 3 small words of other European languages, and more than English ones.
-Code fences, addresses and names do not count. Short answers, lists of things and formulas pass.
+Code fences, addresses and words with capitals do not count. Short answers, lists of things and formulas pass.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import Counter
 
 MIN_LETTERS = 5
 MAX_OTHER_SCRIPT = 0.3
-MIN_LOWER_WORDS = 12
+MIN_WORDS_TO_JUDGE = 12
 MIN_SMALL_SHARE = 0.06
 MIN_WORDS = 6
 MIN_FOREIGN = 3
@@ -56,12 +56,11 @@ def is_english(text: str) -> bool:
     )
     if other >= MAX_OTHER_SCRIPT * n_letters:
         return False
-    words = _WORD.findall(text)
+    words = [word for word in _WORD.findall(text) if word.islower() or word.lower() in _SMALL]  # the others are names
     small = sum(word.lower() in _SMALL for word in words)
     foreign = sum(word.lower() in _FOREIGN for word in words)
     if len(words) >= MIN_WORDS and foreign >= MIN_FOREIGN and foreign > small:
         return False
-    lower = [word for word in words if word.islower()]
     # a list of things has no small words, but a comma or a line end after nearly each of them
     listed = 3 * (text.count(",") + text.count("\n")) >= len(words)
-    return listed or len(lower) < MIN_LOWER_WORDS or small >= MIN_SMALL_SHARE * len(words)
+    return listed or len(words) < MIN_WORDS_TO_JUDGE or small >= MIN_SMALL_SHARE * len(words)

@@ -65,10 +65,13 @@ def decide(classifier: RefusalClassifier, prompt: str, answer: str) -> Verdict:
     probabilities = classifier.probabilities(described.features)
     if described.bare:
         probabilities["refusal"] += probabilities.pop("partial")
+    elif described.made:
+        probabilities["partial"] += probabilities.pop("refusal")
     label = max(probabilities, key=lambda name: probabilities[name])
+    refusal = probabilities.get("refusal", 0.0)
     if not is_english(answer):
-        return Verdict(label, probabilities["refusal"], NOT_ENGLISH, english=False)
-    return Verdict(label, probabilities["refusal"], _reason(classifier, described, label, probabilities["answer"]))
+        return Verdict(label, refusal, NOT_ENGLISH, english=False)
+    return Verdict(label, refusal, _reason(classifier, described, label, probabilities["answer"]))
 
 
 def _reason(classifier: RefusalClassifier, described: Description, label: str, certainty: float) -> str:

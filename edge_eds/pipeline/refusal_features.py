@@ -117,12 +117,14 @@ _OTHER_FLAGS = {
 class Description:
     """features: what is not 0. phrase: the family and the words that speak most for a refusal, "" if none do.
 
-    bare: a short refusal in which every sentence refuses, so that nothing else can have been given.
+    bare: a short refusal in which every sentence refuses, so that nothing else can have been given. made: a refusal
+    with code, or with a text that was asked for.
     """
 
     features: Features
     phrase: str
     bare: bool
+    made: bool
 
 
 def describe(text: JudgedText) -> Description:
@@ -151,6 +153,7 @@ def describe(text: JudgedText) -> Description:
     return Description(
         features={name: value for name, value in found.items() if value},
         phrase=phrase,
+        made=text.product and points >= 2,
         bare=points >= 2 and not others and not text.product and n_words <= MAX_BARE_WORDS,
     )
 
