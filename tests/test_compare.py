@@ -253,6 +253,21 @@ def test_the_plot_is_an_image_of_every_point() -> None:
 # -- the command
 
 
+def test_what_a_method_lacks_is_told_before_the_work(path: Path, tmp_path: Path) -> None:
+    from edge_eds.apps.comparing import CompareOptions
+    from edge_eds.apps.settings import SessionOptions
+
+    def options(*methods: str, energy: str = "none") -> CompareOptions:
+        return CompareOptions(SessionOptions(str(path), energy=energy), methods, ("pairs",), tmp_path)
+
+    with pytest.raises(InputError, match="ours: needs energies"):
+        options("control-vector", "ours")
+    with pytest.raises(InputError, match="--sft-lora"):
+        options("lora-sft")
+    assert {"ours", "frozen-gradient", "lora-sft"}.isdisjoint(options().settings().methods)
+    assert "ours" in options(energy="auto").settings().methods
+
+
 def test_the_command(
     path: Path, collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -18,6 +18,7 @@ from edge_eds.apps.session import check_chat_format, check_files, find_energies
 from edge_eds.apps.settings import SessionOptions, check_seed
 from edge_eds.apps.terminal import Terminal
 from edge_eds.energy.file import EnergyFile
+from edge_eds.errors import InputError
 from edge_eds.pipeline.collect import collect
 from edge_eds.pipeline.compare import CompareSettings, Material, compare
 from edge_eds.pipeline.evaluate import versions
@@ -51,12 +52,21 @@ class CompareOptions:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        self.settings()
+        chosen = self.settings().methods
+        for needing, lacking, what in (
+            (NEED_ENERGIES, self.session.energy == "none", "energies, and --energy none asks for none"),
+            (NEED_ADAPTER, self.sft_lora is None, "a fine-tuned adapter; name one with --sft-lora"),
+        ):
+            without = [name for name in chosen if name in needing and lacking]
+            if without:
+                raise InputError(f"{' and '.join(without)}: needs {what}")
 
     def settings(self) -> CompareSettings:
         """For the pipeline."""
         search = SearchSettings(seed=self.seed or 0, trials=self.trials)
-        lacking = NEED_ADAPTER if self.sft_lora is None else ()
+        lacking = (NEED_ADAPTER if self.sft_lora is None else ()) + (
+            NEED_ENERGIES if self.session.energy == "none" else ()
+        )
         by_default = tuple(name for name in METHODS if name not in lacking)
         return CompareSettings(self.methods or by_default, search, self.max_tokens)
 
