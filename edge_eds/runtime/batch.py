@@ -209,15 +209,20 @@ class BatchRunner:
 
         Raises:
             PromptTooLongError: a prompt that does not fit its part of the context together with its answer.
+            SteeringError: an empty prompt.
         """
         pairs = list(zip(prompts, answers, strict=True))
         for i, (prompt, answer) in enumerate(pairs):
+            if not len(prompt):
+                raise SteeringError("a prompt is empty: it has no tokens")
             if len(prompt) + len(answer) > self._n_ctx_sequence:
                 raise PromptTooLongError(
                     f"prompt {i + 1}: {len(prompt)} tokens and an answer of {len(answer)}, but a sequence "
                     f"holds {self._n_ctx_sequence}; shorten the prompt or raise --ctx"
                 )
-        return answer_log_probs(self._llm, _N_BATCH, self._n_parallel, prompts, answers)
+        shared = self._shares_prefix and len(pairs) > 1
+        n_prefix = len(_common_prefix([list(prompt) for prompt in prompts])) if shared else 0
+        return answer_log_probs(self._llm, _N_BATCH, self._n_parallel, n_prefix, prompts, answers)
 
     def try_programs(
         self,
@@ -268,7 +273,7 @@ class BatchRunner:
         if max_new_tokens < 1:
             raise SettingsError(f"max_new_tokens is {max_new_tokens}, expected at least 1")
         for i, prompt in enumerate(prompts):
-            if not prompt:
+            if not len(prompt):  # it may be an array
                 raise SteeringError("a prompt is empty: it has no tokens")
             if len(prompt) + max_new_tokens > self._n_ctx_sequence:
                 raise PromptTooLongError(
