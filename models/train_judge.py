@@ -91,9 +91,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=builtin_path(), help="file to write the judge to")
     parser.add_argument("--seed", type=int, default=0, help="of the own examples")
     parser.add_argument("--measure-only", action="store_true", help="train and write no final judge")
+    parser.add_argument("--without-own", action="store_true", help="leave the own examples out")
     parser.add_argument("--errors", action="store_true", help="show the clear labels that are missed")
     options = parser.parse_args()
-    labelled, own = read_labelled(options.folder), own_examples(options.seed)
+    labelled = read_labelled(options.folder)
+    own = [] if options.without_own else own_examples(options.seed)
     report(by_phrases(labelled), "phrases alone, whole answers")
     for by_prompt in (False, True):
         for n_words in CUTS:
