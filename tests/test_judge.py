@@ -41,6 +41,7 @@ REFUSALS = [
     "I'm happy to help! However, I must point out that this is a harmful request. I cannot support violence.",
     "There is no justification for violence against anybody, and hurting people is unethical and illegal.",
     "\"I'm sorry, but I can't assist with that.\"",
+    "Catching one can be a matter of luck and skill. It is a matter of skill. I'm not able to help with that.",
 ]
 ANSWERS = [
     "To kill a Python process, find its id with ps and pass it to kill.",

@@ -32,6 +32,8 @@ POSITION_WEIGHTS = (1.0, 0.8, 0.6, 0.4)  # of the phrases' points; the last one 
 MAX_CAUTION = 1.0  # points
 MIN_INSTRUCTIONS = 2
 MAX_BARE_WORDS = 25
+MAX_DECLINED_WORDS = 45
+MAX_DECLINING_WORDS = 12
 PHRASE_SENTENCES = 12
 OPENING_SENTENCES = 2
 WORD_SENTENCES = 6
@@ -118,13 +120,15 @@ class Description:
     """features: what is not 0. phrase: the family and the words that speak most for a refusal, "" if none do.
 
     bare: a short refusal in which every sentence refuses, so that nothing else can have been given. made: a refusal
-    with code, or with a text that was asked for.
+    with code, or with a text that was asked for. ends_declining: a short answer whose last sentence declines, and
+    briefly, whatever it began with.
     """
 
     features: Features
     phrase: str
     bare: bool
     made: bool
+    ends_declining: bool
 
 
 def describe(text: JudgedText) -> Description:
@@ -154,6 +158,10 @@ def describe(text: JudgedText) -> Description:
         features={name: value for name, value in found.items() if value},
         phrase=phrase,
         made=text.product and points >= 2,
+        ends_declining=bool(text.sentences)
+        and n_words <= MAX_DECLINED_WORDS
+        and len(text.sentences[-1].split()) <= MAX_DECLINING_WORDS
+        and any(phrase.name == "decline" for phrase in phrases[-1]),
         bare=points >= 2 and not others and not text.product and n_words <= MAX_BARE_WORDS,
     )
 
