@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -138,6 +138,17 @@ def embedding(index: int, values: npt.NDArray[np.float32], as_base64: bool) -> d
     return {"object": "embedding", "index": index, "embedding": encoded}
 
 
-def models(names: Sequence[str], created: int) -> list[dict[str, Any]]:
-    """The models of this server."""
-    return [{"id": name, "object": "model", "created": created, "owned_by": "edge-eds"} for name in names]
+def models(strengths: Mapping[str, float], created: int, spec: SteeringSpec | None) -> list[dict[str, Any]]:
+    """The models {name: strength unless a request says otherwise} of this server, and what its energies steer."""
+    gate = None if spec is None or spec.gate is None else {"benign": spec.gate.benign, "harmful": spec.gate.harmful}
+    steering = {"layers": [] if spec is None else list(spec.layers), "gate": gate}
+    return [
+        {
+            "id": name,
+            "object": "model",
+            "created": created,
+            "owned_by": "edge-eds",
+            "eds": {"strength": strength, **steering},
+        }
+        for name, strength in strengths.items()
+    ]

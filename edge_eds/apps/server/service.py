@@ -64,8 +64,8 @@ class Service:
 
     def models(self) -> list[dict[str, Any]]:
         """What /v1/models lists."""
-        names = [self.name, self.name + PLAIN] if self.steerable else [self.name]
-        return documents.models(names, self._created)
+        strengths = {self.name: self.strength, **({self.name + PLAIN: 0.0} if self.steerable else {})}
+        return documents.models(strengths, self._created, self._spec)
 
     def model(self, name: str) -> dict[str, Any]:
         """One of them.
@@ -73,8 +73,8 @@ class Service:
         Raises:
             ApiError: 404; there is no such model here.
         """
-        self._is_plain(name)
-        return documents.models([name], self._created)[0]
+        strength = 0.0 if self._is_plain(name) else self.strength
+        return documents.models({name: strength}, self._created, self._spec)[0]
 
     def chat(self, request: ChatRequest, claim: Claim, emit: Emit) -> dict[str, Any] | None:
         """/v1/chat/completions: the document, or None for a stream.
