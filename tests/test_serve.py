@@ -20,10 +20,13 @@ import openai
 import pytest
 from command_line import assert_one_line, edge_eds
 from openai import AsyncOpenAI, OpenAI
+from runtime_examples import STEERED_LAYERS
 from served import Served, served
 from steered_model import steered_model
 
 from edge_eds import EdgeLlama
+from edge_eds.energy.engines import make_engine
+from edge_eds.runtime.chat_prompt import render_chat
 
 NAME = "tiny"
 HI: list[Any] = [{"role": "user", "content": "hi there"}]
@@ -284,6 +287,26 @@ def test_energy_says_before_an_answer_what_its_trace_says_after(client: OpenAI, 
     energies = {layer["layer"]: layer["energies"] for layer in found["layers"]}
     first = eds["tokens"][0]["layers"][0]  # those after it read a state that this one has moved
     assert energies[first["layer"]]["fr"] == pytest.approx(first["energy_before"], abs=1e-3)
+
+
+def test_energy_reads_an_answer_token_by_token(server: Served, model: Path) -> None:
+    """Token by token what the energies say of the states that a session captures, over more than one window."""
+    answer = "naïve 🙂 words, " * 40
+    found = server.http.post("/v1/eds/energy", json={"messages": HI, "answer": answer}).json()
+    alone = server.http.post("/v1/eds/energy", json={"messages": HI}).json()
+    assert "tokens" not in alone and found["gate_score"] == pytest.approx(alone["gate_score"], abs=1e-2)
+    assert "".join(token["text"] for token in found["tokens"]) == answer
+    assert [token["offset"] for token in found["tokens"]] == list(range(1, len(found["tokens"]) + 1))
+    with closing(EdgeLlama(model, **{**SESSION, "n_ctx": 1500})) as llm:
+        tokens = [*render_chat(llm, HI), *llm.tokenize(answer.encode(), add_bos=False)]
+        n_new = len(found["tokens"])
+        assert n_new > 256
+        states = llm.capture(tokens, STEERED_LAYERS)
+        engine = make_engine(llm.energy_file)
+        for il in STEERED_LAYERS:
+            for head in ("fr", "jb"):
+                read = [of["energies"][head] for t in found["tokens"] for of in t["layers"] if of["layer"] == il]
+                assert read == pytest.approx(engine.energy(il, head, states[il][-n_new:]), abs=0.02)
 
 
 def test_compare_gives_the_plain_and_the_steered_answer(client: OpenAI, server: Served) -> None:

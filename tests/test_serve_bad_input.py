@@ -207,6 +207,8 @@ OTHERS: dict[str, tuple[str, dict[str, Any], str, str | None]] = {
     "dimensions": (EMBED, {"input": "a", "dimensions": 5}, "invalid_value", "dimensions"),
     "encoding": (EMBED, {"input": "a", "encoding_format": "hex"}, "invalid_value", "encoding_format"),
     "energy-prompt": (ENERGY, {"prompt": "a"}, "missing_required_parameter", "messages"),
+    "energy-answer": (ENERGY, {"messages": HI, "answer": 5}, "invalid_type", "answer"),
+    "energy-long": (ENERGY, {"messages": HI, "answer": "a b " * 9000}, "context_length_exceeded", "messages"),
     "compare-stream": (COMPARE, chat(stream=True), "invalid_value", "stream"),
     "compare-0": (COMPARE, chat(eds={"strength": 0}), "invalid_value", "eds.strength"),
 }

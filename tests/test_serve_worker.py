@@ -86,7 +86,7 @@ def test_a_job_that_cannot_begin_leaves_the_others_alone(worker: Worker) -> None
         worker.submit(job)
     with pytest.raises(PromptTooLongError):
         result(bad)
-    assert probe.wait()[2].shape == (64,)
+    assert probe.wait()[2].shape == (1, 64)
     assert len(result(good).pieces) == 200
 
 

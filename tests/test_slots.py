@@ -346,20 +346,22 @@ def _fail(_: object) -> None:
 # -- states and embeddings ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n", [1, 30, 100])
+@pytest.mark.parametrize(("n", "n_last"), [(1, 1), (30, 1), (100, 1), (30, 30), (100, 50)])
 def test_states_are_those_that_a_session_captures(
-    slots: Slots, path: Path, n: int, monkeypatch: pytest.MonkeyPatch
+    slots: Slots, path: Path, n: int, n_last: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slots_module, "_N_BATCH", 32)
     prompt = make_prompt(n)
     layers = sorted({*GATE_LAYERS, *STEERED_LAYERS})
     going = slots.begin(task(make_prompt(9, seed=1), 100))  # an answer that goes on meanwhile
     slots.step()
-    found = slots.states(prompt, layers)
+    found = slots.states(prompt, layers, n_last)
+    again = slots.states(prompt, layers, n_last)  # from rows that are there already
     with closing(EdgeLlama(path, energy=None, **SESSION)) as llm:
-        expected = {il: rows[-1] for il, rows in llm.capture(prompt, layers).items()}
+        expected = {il: rows[-n_last:] for il, rows in llm.capture(prompt, layers).items()}
     for il in layers:
         np.testing.assert_allclose(found[il], expected[il], atol=0.05)
+        np.testing.assert_allclose(again[il], expected[il], atol=0.05)
     assert slots.step() == [going]
 
 

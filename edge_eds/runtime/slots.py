@@ -250,34 +250,38 @@ class Slots:
         for slot in self._slots:
             slot.rows, slot.n_reusable = [], 0
 
-    def states(self, prompt: Sequence[int], layers: Sequence[int]) -> dict[int, FloatArray]:
-        """layer -> the block's output (n_embd,) at the prompt's last token, without steering.
+    def states(self, tokens: Sequence[int], layers: Sequence[int], n_last: int = 1) -> dict[int, FloatArray]:
+        """layer -> the block's output (n_last, n_embd) at the last tokens, without steering.
 
         Raises:
             PromptTooLongError: more tokens than a slot holds.
-            SteeringError: a layer that cannot be read; an empty prompt.
+            SteeringError: a layer that cannot be read; no tokens.
         """
-        self._check_prompt(prompt, n_new=0)
+        self._check_prompt(tokens, n_new=0)
         self._llm._check_layers(layers, "capture")
-        slot = self._take_slot(prompt, _PLAIN)
-        found = {il: np.empty((1, self._llm.n_embd()), dtype=np.float32) for il in layers}
+        first = len(tokens) - n_last  # the first row that is wanted
+        slot = self._take_slot(tokens[: first + 1], _PLAIN)
+        found = {il: np.empty((n_last, self._llm.n_embd()), dtype=np.float32) for il in layers}
         self._use(None)
-        while len(slot.rows) < len(prompt):
-            chunk = prompt[len(slot.rows) : len(slot.rows) + _N_BATCH]
+        while len(slot.rows) < len(tokens):
+            start = len(slot.rows)
+            chunk = tokens[start : start + _N_BATCH]
+            wanted = range(max(first, start), start + len(chunk))
             rows = Rows()
-            is_end = len(slot.rows) + len(chunk) == len(prompt)
-            for i, token in enumerate(chunk):
-                self._llm.put(rows, token, len(slot.rows) + i, slot.index, output=is_end and i == len(chunk) - 1)
-            if is_end:
-                rows.add_answer_row(rows.n - 1, slot.index, 0)
-                self._hook.set_program(capture_program(found, "planned"))
+            for i, token in enumerate(chunk, start):
+                if i in wanted:
+                    rows.add_answer_row(rows.n, slot.index, i - first)
+                self._llm.put(rows, token, i, slot.index, output=i == len(tokens) - 1)
+            if wanted:
+                captures = {il: array[wanted.start - first : wanted.stop - first] for il, array in found.items()}
+                self._hook.set_program(capture_program(captures, "planned"))
             try:
                 self._llm.decode(rows, None)
             finally:
                 self._hook.set_program(None)
             slot.rows += chunk
             slot.n_reusable = len(slot.rows)
-        return {il: rows[0] for il, rows in found.items()}
+        return found
 
     def embed(self, tokens: Sequence[int]) -> FloatArray:
         """Mean over the tokens of what the model's last layer gives, normed to length 1: (n_embd,).

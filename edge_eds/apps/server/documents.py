@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_eds.apps.answer import SteeringReport
+from edge_eds.apps.server.readings import Energies
 from edge_eds.apps.server.worker import Result, Token
 from edge_eds.energy.settings import SteeringSpec
 from edge_eds.runtime.trace import HEADS
@@ -124,6 +125,25 @@ def energies(
         "would_be_touched": any(layer["would_be_touched"] for layer in layers),
         "layers": layers,
     }
+
+
+def readings(pieces: Sequence[str], energies: Energies, spec: SteeringSpec) -> list[dict[str, Any]]:
+    """What the energies that can be descended say of each token of an answer.
+
+    pieces: the text of each. energies: of the prompt's end first, then of these. offset k is the k-th token.
+    """
+    return [
+        {
+            "offset": offset,
+            "text": text,
+            "layers": [
+                {"layer": il, "energies": {head: float(of[head][offset]) for head in spec.heads if head in of}}
+                for il, of in energies.items()
+                if il in spec.layers
+            ],
+        }
+        for offset, text in enumerate(pieces, 1)
+    ]
 
 
 def _threshold(spec: SteeringSpec | None, head: str, il: int) -> Any:

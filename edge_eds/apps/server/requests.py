@@ -253,7 +253,8 @@ class EmbeddingRequest(Base):
 
 
 class EnergyRequest(Base):
-    """/v1/eds/energy."""
+    """/v1/eds/energy. answer: what the assistant said to the messages, to be read token by token."""
 
     messages: list[Message] = Field(min_length=1)
+    answer: str | None = None
     model: str | None = None

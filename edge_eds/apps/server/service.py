@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError
@@ -18,6 +19,7 @@ from llama_cpp.llama_grammar import LlamaGrammar
 
 from edge_eds.apps.server import documents
 from edge_eds.apps.server.errors import ApiError, invalid
+from edge_eds.apps.server.readings import Reader, answer_tokens
 from edge_eds.apps.server.requests import (
     ChatRequest,
     CompletionRequest,
@@ -33,7 +35,6 @@ from edge_eds.apps.server.settings import ServerSettings
 from edge_eds.apps.server.stand_in import StandIn, Wish
 from edge_eds.apps.server.worker import Claim, Job, Worker
 from edge_eds.apps.settings import MAX_SEED
-from edge_eds.energy.engines import NativeEngine, OnnxEngine, make_engine
 from edge_eds.energy.settings import Steering, SteeringSpec
 from edge_eds.errors import EdgeError, SettingsError
 from edge_eds.runtime.chat_prompt import render_chat
@@ -50,7 +51,6 @@ class Service:
         self._worker, self._settings = worker, settings
         self.name, self.strength = name, strength
         self._created = int(time.time())
-        self._engine: NativeEngine | OnnxEngine | None = None
 
     @property
     def steerable(self) -> bool:
@@ -149,26 +149,29 @@ class Service:
         return at(0.0, self.name + PLAIN), at(strength, self.name)
 
     def energy(self, request: EnergyRequest, claim: Claim) -> dict[str, Any]:
-        """/v1/eds/energy: what the energies say of a conversation, without an answer.
+        """/v1/eds/energy: what the energies say of a conversation, and of an answer to it that is there already.
 
         Raises:
             EdgeError: there are no energies; the conversation cannot be used.
         """
         self._is_plain(request.model)
-        spec, file = self._spec, self._worker.slots.session.energy_file
-        if spec is None or file is None:
+        slots, spec, reader = self._worker.slots, self._spec, self._reader
+        if spec is None or reader is None:
             raise invalid("there are no energies: the server was started with --energy none", "model")
         self._check_count(request.messages)
         with _template_errors():
-            prompt = render_chat(self._worker.slots.session, [message.document() for message in request.messages])
-        states = self._run(claim, lambda slots: slots.states(prompt, sorted(file.heads)))
-        if self._engine is None:
-            self._engine = make_engine(file)
-        by_layer = {
-            il: {head: float(self._engine.energy(il, head, states[il][None])[0]) for head in heads}
-            for il, heads in sorted(file.heads.items())
-        }
-        return documents.energies(len(prompt), by_layer, spec, self.name)
+            prompt = render_chat(slots.session, [message.document() for message in request.messages])
+        tokens, pieces = answer_tokens(slots, request.answer or "")
+        n_tokens = len(prompt) + len(tokens)
+        if n_tokens > slots.n_ctx:
+            message = f"the conversation takes {n_tokens} tokens and the context holds {slots.n_ctx}"
+            raise ApiError(400, message, param="messages", code="context_length_exceeded")
+        energies = reader.read(claim, [*prompt, *tokens], n_last=1 + len(tokens))
+        by_layer = {il: {head: float(values[0]) for head, values in heads.items()} for il, heads in energies.items()}
+        document = documents.energies(len(prompt), by_layer, spec, self.name)
+        if request.answer is not None:
+            document["tokens"] = documents.readings(pieces, energies, spec)
+        return document
 
     def embed(self, request: EmbeddingRequest, claim: Claim) -> dict[str, Any]:
         """/v1/embeddings: the mean of the model's last states over each text, of length 1, never steered.
@@ -187,6 +190,11 @@ class Service:
         return {"object": "list", "data": found, "model": request.model or self.name, "usage": counts}
 
     # -- from requests to what the worker takes
+
+    @cached_property
+    def _reader(self) -> Reader | None:
+        file = self._worker.slots.session.energy_file
+        return None if file is None else Reader(self._worker, file)
 
     @property
     def _spec(self) -> SteeringSpec | None:
