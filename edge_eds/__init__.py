@@ -15,6 +15,8 @@ from edge_eds import errors
 if TYPE_CHECKING:
     from edge_eds.energy.file import EnergyFile
     from edge_eds.energy.settings import Steering
+    from edge_eds.runtime.capture import Capture
+    from edge_eds.runtime.control_vector import ControlVector
     from edge_eds.runtime.interventions import AblateDirection, AddLowRank, AddVector, EnergyDescent
     from edge_eds.runtime.session import EdgeLlama
     from edge_eds.runtime.trace import Trace
@@ -24,6 +26,8 @@ __all__ = [
     "AblateDirection",
     "AddLowRank",
     "AddVector",
+    "Capture",
+    "ControlVector",
     "EdgeLlama",
     "EnergyDescent",
     "EnergyFile",
@@ -37,6 +41,8 @@ _HOMES = {
     "AblateDirection": "edge_eds.runtime.interventions",
     "AddLowRank": "edge_eds.runtime.interventions",
     "AddVector": "edge_eds.runtime.interventions",
+    "Capture": "edge_eds.runtime.capture",
+    "ControlVector": "edge_eds.runtime.control_vector",
     "EdgeLlama": "edge_eds.runtime.session",
     "EnergyDescent": "edge_eds.runtime.interventions",
     "EnergyFile": "edge_eds.energy.file",

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -23,11 +26,25 @@ def write_whole(path: Path, data: bytes) -> None:
         with path.open("wb") as file:
             file.write(data)
         return
+    with replacing(path) as draft:
+        draft.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """An empty file beside `path`, to be written and read; it takes the place of `path` when the block ends.
+
+    Where the block raises, it vanishes. A symbolic link keeps pointing at the file, which is replaced.
+
+    Raises:
+        OSError: as the system gives it; `path` is then as it was.
+    """
+    path = path.resolve()
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".tmp")
     try:
-        with open(handle, "wb") as file:
-            file.write(data)
+        with open(handle, "w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, mode)  # a temporary file is private; the result need not be

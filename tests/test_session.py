@@ -28,6 +28,7 @@ from runtime_examples import (
     NEVER,
     RANK,
     SETTINGS,
+    STEERED_LAYERS,
     Answer,
     TinyModel,
     answer,
@@ -39,7 +40,7 @@ from runtime_examples import (
 
 from edge_eds import EdgeLlama, Steering
 from edge_eds.energy.network import LayerEnergy
-from edge_eds.errors import EdgeError, FingerprintError, ModelError, PromptTooLongError, SteeringError
+from edge_eds.errors import EdgeError, FingerprintError, ModelError, PromptTooLongError, SettingsError, SteeringError
 from edge_eds.runtime.chat_prompt import render_chat
 from edge_eds.runtime.interventions import AblateDirection, AddVector, EnergyDescent
 
@@ -650,3 +651,54 @@ def test_what_can_be_captured(llm: EdgeLlama) -> None:
         llm.capture("")
     with pytest.raises(SteeringError, match="no tokens"):
         llm.capture([])
+
+
+def test_the_last_position_is_the_last_row_of_all(llm: EdgeLlama) -> None:
+    """Whatever the batch size cut the text into; the last layer, whose rows are pruned, included."""
+    everything = llm.capture(PROMPT)
+    last = llm.capture(PROMPT, positions="last")
+    assert list(last) == list(everything)
+    for il, rows in last.items():
+        assert rows.shape == (1, N_EMBD)
+        assert np.array_equal(rows[0], everything[il][-1])
+    assert last.tokens.tolist() == PROMPT[-1:]
+    assert everything.tokens.tolist() == PROMPT
+    with pytest.raises(SettingsError, match="'first'"):
+        llm.capture(PROMPT, positions="first")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("positions", ["all", "last"])
+def test_a_steered_capture_shows_what_steering_left(llm: EdgeLlama, positions: str) -> None:
+    plain, steered = (llm.capture(PROMPT, positions=positions, steered=wanted) for wanted in (False, True))
+    first = min(STEERED_LAYERS)
+    for il in range(N_LAYER):
+        moved = (plain[il] != steered[il]).any(axis=1)
+        assert moved[-1] == (il >= first)  # the end of the prompt, from the first steered layer on
+        assert not moved[:-1].any()
+    with llm.steered(Steering(strength=0)):
+        off = llm.capture(PROMPT, positions=positions, steered=True)
+    assert all(np.array_equal(plain[il], off[il]) for il in range(N_LAYER))
+
+
+def test_a_steered_capture_leaves_answers_and_traces_as_they_were(llm: EdgeLlama) -> None:
+    expected = answer(llm, PROMPT)
+    n_records = len(llm.last_trace.records)
+    assert n_records > 0
+    llm.capture(PROMPT[:5], steered=True)
+    assert len(llm.last_trace.records) == n_records
+    assert answer(llm, PROMPT).same_bits(expected)
+
+
+def test_a_capture_says_its_shapes_and_not_its_numbers(llm: EdgeLlama) -> None:
+    text = repr(llm.capture(PROMPT, [0, 3]))
+    assert f"{len(PROMPT)} tokens at 2 layers" in text
+    assert text.count(f"float32 ({len(PROMPT)}, {N_EMBD})") == 2
+    assert len(text) < 200
+    assert "1 token at 1 layer" in repr(llm.capture(PROMPT, [3], positions="last"))
+
+
+def test_the_tokens_of_a_chat_are_those_that_are_answered(llm: EdgeLlama) -> None:
+    tokens = llm.chat_tokens("hi")
+    assert tokens == llm.chat_tokens([{"role": "user", "content": "hi"}])
+    llm.create_chat_completion([{"role": "user", "content": "hi"}], max_tokens=1)
+    assert llm.input_ids[: llm.n_tokens].tolist() == tokens

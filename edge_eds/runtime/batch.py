@@ -20,7 +20,7 @@ from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.fingerprint import ModelFingerprint
 from edge_eds.energy.settings import Steering
 from edge_eds.errors import PromptTooLongError, SettingsError, SteeringError
-from edge_eds.runtime.chat_prompt import Message, render_chat
+from edge_eds.runtime.chat_prompt import Message
 from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.interventions import Intervention
 from edge_eds.runtime.parallel import ParallelLlama, Rows
@@ -163,8 +163,7 @@ class BatchRunner:
 
     def chat_tokens(self, prompt: str | Sequence[Message]) -> list[int]:
         """Tokens of a user's prompt, or of a whole conversation, in the model's chat format."""
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        return render_chat(self._llm, messages)
+        return self._llm.chat_tokens(prompt)
 
     def generate(
         self,

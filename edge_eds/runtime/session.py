@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from llama_cpp import Llama, LlamaState, llama_chat_format
 from llama_cpp import llama_cpp as llama_api
 from llama_cpp.llama_chat_format import LlamaChatCompletionHandlerNotFoundException
@@ -27,16 +26,13 @@ from edge_eds.energy.fingerprint import ModelFingerprint
 from edge_eds.energy.gguf_header import read_gguf_header
 from edge_eds.energy.settings import Steering
 from edge_eds.errors import ModelError, PromptTooLongError, SteeringError
+from edge_eds.runtime.capture import Capture, Positions, capture
+from edge_eds.runtime.chat_prompt import Message, render_chat
 from edge_eds.runtime.energies import find_energy_file
 from edge_eds.runtime.hooks import LayerProbe, armed, new_hook, probe_layers
 from edge_eds.runtime.interventions import Intervention
 from edge_eds.runtime.model_file import CHAT_TEMPLATE_KEY, check_adapter, check_chat_model, hook_shape
-from edge_eds.runtime.program import (
-    HookProgram,
-    capture_program,
-    intervention_program,
-    steering_program,
-)
+from edge_eds.runtime.program import HookProgram, intervention_program, steering_program
 from edge_eds.runtime.trace import Trace
 
 _SLOT = 0  # a session has one timeline, so one answer at a time
@@ -429,19 +425,26 @@ class EdgeLlama(Llama):
     # -- capture
 
     def capture(
-        self, text: str | Sequence[int], layers: Sequence[int] | None = None
-    ) -> dict[int, npt.NDArray[np.float32]]:
-        """Block outputs of every token, evaluated from an empty cache without energy steering.
+        self,
+        text: str | Sequence[int],
+        layers: Sequence[int] | None = None,
+        *,
+        positions: Positions = "all",
+        steered: bool = False,
+    ) -> Capture:
+        """Block outputs of the tokens of a text, evaluated from an empty cache, unsteered unless asked otherwise.
 
         Inside `intervening` the rows are captured after the interventions, with the last token as the
         prompt's end. Clears the session's timeline.
 
         Args:
-            text: text (tokenized with special tokens) or token ids.
+            text: text (tokenized with special tokens) or token ids (those of a chat: `chat_tokens`).
             layers: layer indices; None means all.
+            positions: "all" tokens, or the "last" one alone.
+            steered: capture after the energy steering in force, too.
 
         Returns:
-            layer -> float32 (n_tokens, n_embd), the residual stream after that block.
+            layer -> float32 (n_tokens, n_embd), the residual stream after that block; one row for "last".
 
         Raises:
             SteeringError: a layer whose output cannot be read, with the reason; an empty text.
@@ -449,31 +452,19 @@ class EdgeLlama(Llama):
         """
         tokens = self.tokenize(text.encode("utf-8"), special=True) if isinstance(text, str) else list(text)
         wanted = list(range(len(self.layers)) if layers is None else layers)
-        last = len(self.layers) - 1
-        self._check_layers([il for il in wanted if il != last], "capture")
-        if last in wanted and self.layers[last].unreadable:
-            raise SteeringError(f"cannot capture layer {last}: {self.layers[last].unreadable}")
-        if not tokens:
-            raise SteeringError("cannot capture an empty text: it has no tokens")
-        self._check_length(len(tokens), "the rows to capture")
-        states = {il: np.empty((len(tokens), self.n_embd()), dtype=np.float32) for il in wanted}
-        program = None if self._program is None or self._program.is_steering else self._program
-        self.reset()
-        self._ctx.kv_cache_clear()
-        try:
-            for start in range(0, len(tokens), self.n_batch):
-                chunk = tokens[start : start + self.n_batch]
-                rows = {il: array[start : start + len(chunk)] for il, array in states.items()}
-                self._hook.set_program(program.native(rows) if program else capture_program(rows))
-                # The last layer's rows are pruned to the outputs, so it is read with every row an output.
-                self._batch.set_batch(batch=chunk, n_past=start, logits_all=last in wanted)
-                end = [len(chunk) - 1] if start + len(chunk) == len(tokens) else []
-                answer_rows = np.asarray(end, dtype=np.int32)
-                slots, offsets = np.full_like(answer_rows, _SLOT), np.zeros_like(answer_rows)
-                with armed(self._hook, program, len(chunk), answer_rows, slots, offsets):
-                    self._ctx.decode(self._batch)
-        finally:
-            self._hook.take_trace()
-            self._set_program(self._program)
-            self._ctx.kv_cache_clear()
-        return states
+        return capture(self, tokens, wanted, positions, self.capture_hook(steered))
+
+    def capture_hook(self, steered: bool = False) -> HookProgram | None:
+        """What is done to rows before they are captured: the interventions in force, and steering if asked for."""
+        unwanted = self._program is None or (self._program.is_steering and not steered)
+        return None if unwanted else self._program
+
+    def chat_tokens(self, messages: str | Sequence[Message]) -> list[int]:
+        """Tokens of a conversation (a string is one message of the user), up to where the answer begins.
+
+        Raises:
+            ModelError: the GGUF has no chat template and no chat_format was chosen.
+        """
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        return render_chat(self, messages)
