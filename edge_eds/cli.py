@@ -32,6 +32,7 @@ COMMANDS = {
     "judge": "Tell refusals from answers in transcripts of any model.",
     "compare": "Compare methods against false refusals, all within one budget.",
     "prompts": "Count a prompt set, or look for prompts of a benchmark in it.",
+    "capture": "Write a model's hidden states to a file for other tools.",
     "inspect": "Show what can be steered in a model, and its energies.",
 }
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it

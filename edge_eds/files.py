@@ -54,6 +54,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def size_text(n_bytes: float) -> str:
+    """A size for people: 1234567 as "1.2 MB"."""
+    for unit in ("bytes", "kB", "MB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} {unit}" if unit == "bytes" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} GB"
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

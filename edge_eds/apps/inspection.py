@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from edge_eds.apps.layer_ranges import ranges
 from edge_eds.apps.session import check_files, load_quietly
 from edge_eds.apps.settings import MIN_CTX, SessionOptions
 from edge_eds.energy.file import EnergyFile
@@ -54,7 +55,7 @@ def describe(document: dict[str, Any]) -> str:
         f"n_embd {fingerprint['n_embd']}, {fingerprint['quantization']}, {model['bytes'] / 1e6:.0f} MB",
         f"  context       {f'{trained} tokens' if trained else 'not stated'}",
         f"  chat template {'yes' if model['chat_template'] else 'none: choose one with --chat-format'}",
-        f"  steerable     layers {_ranges(steerable) or 'none'}",
+        f"  steerable     layers {ranges(steerable) or 'none'}",
     ]
     for row in document["layers"]:
         if not row["steerable"]:
@@ -99,13 +100,13 @@ def _describe_energy(energy: dict[str, Any] | None) -> list[str]:
     lines = [
         energy["path"],
         f"  engine        {energy['engine']}",
-        f"  steers        {' and '.join(steering['heads'])} in layers {_ranges(steering['layers'])}: "
+        f"  steers        {' and '.join(steering['heads'])} in layers {ranges(steering['layers'])}: "
         f"{steering['steps']} steps of {size}, {_first(n_tokens)}",
     ]
     gate = steering["gate"]
     if gate is not None:
         lines.append(
-            f"  gate          layers {_ranges(sorted(map(int, gate['weights'])))}: benign up to "
+            f"  gate          layers {ranges(sorted(map(int, gate['weights'])))}: benign up to "
             f"{gate['benign']:g}, harmful from {gate['harmful']:g}"
         )
     made = [f"seed {energy['seed']}", *(f"{name} {version}" for name, version in energy["versions"].items())]
@@ -127,14 +128,3 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     return round(value, 3) if isinstance(value, float) else value
-
-
-def _ranges(numbers: list[int]) -> str:
-    """[0, 1, 2, 5] as "0-2, 5"."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
