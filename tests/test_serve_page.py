@@ -73,7 +73,7 @@ def test_the_page_obeys_its_own_rules() -> None:
 def test_every_field_has_a_label() -> None:
     page = (FOLDER / "index.html").read_text("utf-8")
     fields = re.findall(r'<(?:input|textarea) id="([^"]+)"', page)
-    assert len(fields) == 7
+    assert len(fields) == 8
     for field in fields:
         assert f'for="{field}"' in page or re.search(rf'<label[^>]*><input id="{field}"', page), field
 
@@ -108,7 +108,7 @@ class Browser:
     def until(self, condition: Callable[[], Any], what: str) -> None:
         from selenium.webdriver.support.ui import WebDriverWait
 
-        WebDriverWait(self.driver, 120, 0.1).until(lambda _: condition(), what)
+        WebDriverWait(self.driver, 60, 0.1).until(lambda _: condition(), what)
 
     def open(self, url: str) -> None:
         self.driver.get(url)
@@ -125,6 +125,24 @@ class Browser:
     def rest(self) -> None:
         self.until(lambda: not self.find("body.running"), "the answers end")
 
+    def coloured(self, n_answers: int) -> None:
+        """Wait for the energies of this many answers."""
+        turns = "JSON.parse(localStorage.getItem('edge-eds.page')).turns"
+        read = f"return {turns}.flatMap(turn => Object.values(turn.answers)).filter(answer => answer.reading).length"
+        self.until(lambda: self.run(read) == n_answers, "energies are read")
+
+    def click(self, css: str) -> None:
+        """On the first one, in the middle of the screen."""
+        element = self.find(css)[0]
+        self.run("arguments[0].scrollIntoView({block: 'center'})", element)
+        element.click()
+
+    def point_at(self, css: str) -> None:
+        """With the mouse, at the first one."""
+        from selenium.webdriver import ActionChains
+
+        ActionChains(self.driver).move_to_element(self.find(css)[0]).perform()
+
     def set(self, field: str, value: float | str) -> None:
         """As if it was moved or typed."""
         events = "for (const kind of ['input', 'change']) f.dispatchEvent(new Event(kind, {bubbles: true}))"
@@ -137,10 +155,10 @@ class Browser:
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Browser]:
-    webdriver = pytest.importorskip("selenium.webdriver")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs the package selenium")
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
-        pytest.skip("needs chromium and chromedriver")
+        pytest.skip("needs the programs chromium and chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for switch in (
@@ -172,13 +190,25 @@ def test_people_ask_compare_steer_stop_and_reload(browser: Browser, server: Serv
     assert "harmless" in browser.text(".words")
     eds = expected["steered"]["eds"]
     assert len(browser.find(".chart tbody tr")) == sum(len(token["layers"]) for token in eds["tokens"])
-    assert [mark.get_property("textContent") for mark in browser.find(".token")] == [
-        "end of the prompt", *(token["text"] for token in eds["tokens"][1:])
-    ]  # fmt: skip
+
+    # both answers are coloured from the prompt's end on, and have a bar a token; where steering moved it, one more
+    browser.coloured(2)
+    for side in ("plain", "steered"):
+        answer = expected[side]["choices"][0]["message"]["content"]
+        words = [mark.get_property("textContent") for mark in browser.find(f".answer.{side} .token")]
+        assert words[0] == "end of the prompt" and "".join(words[1:]) == answer
+        reading = server.http.post("/v1/eds/energy", json={"messages": body["messages"], "answer": answer}).json()
+        assert len(browser.find(f".answer.{side} .strip .is")) == 1 + len(reading["tokens"])
+    assert browser.find(".steered .strip .was") and not browser.find(".plain .strip .was")
+    browser.point_at(".steered .token")
+    assert "moved by steering" in browser.text(".steered .readout") and "→" in browser.text(".steered .readout")
+    assert browser.find(".strip .on")[0].get_dom_attribute("data-offset") == "0"
+    browser.point_at("h1")
+    assert not browser.find(".on") and "Point at one" in browser.text(".steered .readout")
 
     # move the slider: strength 0 is the plain answer
     browser.set("strength", 0)
-    browser.find(".turn:last-child .again")[0].click()
+    browser.click(".turn:last-child .again")
     browser.rest()
     assert len(browser.find(".turn")) == 1
     assert browser.text(".note") == "Both answers are the same."
@@ -198,7 +228,8 @@ def test_people_ask_compare_steer_stop_and_reload(browser: Browser, server: Serv
     assert browser.text(".turn:last-child .question") == "You: go\non"
     assert browser.text(".turn:last-child .state").startswith("Stopped")
 
-    # reload: everything is as it was
+    # reload: everything is as it was, with the colours of the stopped answer, which have been read meanwhile
+    browser.coloured(3)
     browser.set("system", "Be brief.")
     browser.type("a draft")
     before = browser.run("return document.getElementById('turns').innerText")
@@ -208,10 +239,29 @@ def test_people_ask_compare_steer_stop_and_reload(browser: Browser, server: Serv
     assert browser.run(fields) == ["a draft", "0.5", "Be brief."]
 
     # clear, and bring back
-    browser.find("#clear")[0].click()
+    browser.click("#clear")
     assert browser.find(".turn") == []
-    browser.find("#clear")[0].click()
+    browser.click("#clear")
     assert len(browser.find(".turn")) == 2
+    assert browser.problems() == []
+
+
+@pytest.mark.slow
+def test_energies_are_read_only_if_wanted_and_never_in_the_way(browser: Browser, server: Served) -> None:
+    browser.open(server.url)
+    browser.set("max-tokens", 200)
+    browser.click("#more summary")
+    browser.click("#colours")
+    n_read = server.log.count("/v1/eds/energy")
+    browser.ask("hi there")
+    browser.ask("hi again")
+    assert browser.find(".plain .strip") == [] and server.log.count("/v1/eds/energy") == n_read
+    browser.click("#colours")  # now the four answers are read, while the next one is asked for
+    browser.set("max-tokens", 5)
+    browser.ask("and again")
+    states = [pane.get_property("dataset")["state"] for pane in browser.find(".turn:last-child .answer")]
+    assert states == ["done", "done"]
+    browser.coloured(6)
     assert browser.problems() == []
 
 
@@ -223,7 +273,7 @@ def test_narrow_screens_have_one_column_and_no_sideways_scrolling(browser: Brows
     browser.open(server.url)
     browser.set("max-tokens", 12)
     browser.ask("w" * 200)
-    browser.find("summary")[0].click()
+    browser.click("#more summary")
     assert browser.run("return document.documentElement.scrollWidth") == 360
     plain, steered = (browser.find(f".answer.{side}")[0].rect for side in ("plain", "steered"))
     assert plain["x"] == steered["x"] and plain["y"] + plain["height"] <= steered["y"]
@@ -250,10 +300,12 @@ def test_a_key_is_asked_for_and_errors_are_one_line(browser: Browser, tmp_path: 
         key.send_keys("secret\n")
         browser.until(lambda: browser.text("#model") == "tiny", "the key is taken")
         assert not key.is_displayed()
-        # one place and no queue: the second answer is asked for when the first one is there
+        # one place and no queue: the second answer waits for the first one, and both for the energies that are read
         browser.ask("hi there")
-        assert [pane.get_property("dataset")["state"] for pane in browser.find(".answer")] == ["done", "done"]
-        browser.ask("word " * 5000)
+        browser.ask("hi again")
+        assert [pane.get_property("dataset")["state"] for pane in browser.find(".answer")] == ["done"] * 4
+        browser.set("question", "word " * 5000)
+        browser.ask("")
         for side in ("plain", "steered"):
             line = browser.text(f".turn:last-child .{side} .state")
             assert "tokens" in line and "\n" not in line

@@ -18,12 +18,12 @@ export function useKey(key) {
   return true;
 }
 
-/** What the server steers with: {name, plainName, strength, gate}; plainName null: it has no energies. */
+/** What the server steers with: {name, plainName, strength, layers, gate}; plainName null: it has no energies. */
 export async function facts() {
   const models = (await (await request("v1/models")).json()).data;
   const plain = models.find((model) => model.id.endsWith(":plain"));
   const main = models.find((model) => model !== plain);
-  return { name: main.id, plainName: plain?.id ?? null, strength: main.eds.strength, gate: main.eds.gate };
+  return { name: main.id, plainName: plain?.id ?? null, ...main.eds };
 }
 
 /**
@@ -36,14 +36,20 @@ export async function answer(body, signal, onTaken, onText) {
   onTaken();
   let end = null;
   for await (const data of events(response.body)) {
-    if (data === "[DONE]" && end) return end;
+    if (data === "[DONE]") break;
     const chunk = JSON.parse(data);
     if (chunk.error) throw new ServerError(chunk.error.message, 0, chunk.error.code);
     const [choice] = chunk.choices;
     if (choice.delta.content) onText(choice.delta.content);
     if (choice.finish_reason) end = { finish: choice.finish_reason, eds: chunk.eds ?? null };
   }
-  throw new ServerError("The connection broke off before the answer was complete.");
+  if (end === null) throw new ServerError("The connection broke off before the answer was complete.");
+  return end;
+}
+
+/** What the energies say of a conversation and of the answer to it: the document of /v1/eds/energy. */
+export async function energies(body, signal) {
+  return (await request("v1/eds/energy", { method: "POST", body: JSON.stringify(body), signal })).json();
 }
 
 async function request(path, options = {}) {

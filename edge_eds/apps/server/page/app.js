@@ -3,6 +3,7 @@
 import { facts as askFacts, useKey } from "./api.js";
 import { fill, newTurn } from "./asking.js";
 import { byId, make } from "./dom.js";
+import { nextUnread, read } from "./reading.js";
 import { load, save } from "./store.js";
 import { TurnView } from "./turn.js";
 
@@ -16,6 +17,7 @@ const NEAR_END = 80; // pixels: who has scrolled further up than this reads, and
 let state = load();
 let facts = null; // of the server, once they are known
 let running = null; // the AbortController of the turn that is being answered
+let reading = null; // the AbortController of the answer whose energies are being read
 let cleared = null; // the turns before the last Clear, to bring them back
 const views = [];
 
@@ -24,13 +26,20 @@ const strength = byId("strength");
 
 // -- asking
 
-async function ask(text) {
+/** Ask for both answers. isAgain: in place of those of the last turn. */
+async function ask(text, isAgain = false) {
   if (running !== null || text.trim() === "") return;
   const stop = new AbortController();
   showRunning(stop);
+  reading?.abort(); // those who wait for an answer come first
   try {
     if (!(await learnFacts())) return;
-    question.value = state.draft = "";
+    if (isAgain) {
+      state.turns.pop();
+      views.pop().element.remove();
+    } else {
+      question.value = state.draft = "";
+    }
     forgetCleared();
     const earlier = [...state.turns];
     const turn = newTurn(text.trim(), sides(), facts, state.settings);
@@ -39,9 +48,10 @@ async function ask(text) {
     remember();
     view.element.scrollIntoView({ block: "start" });
     const errors = await fill(turn, earlier, facts, state.settings, stop.signal, (side, added) => {
-      const atEnd = isAtEnd();
-      view.update(side, added);
-      if (atEnd) scrollTo(0, document.body.scrollHeight);
+      const isFollowed = added !== null && isAtEnd();
+      if (added === null) view.update();
+      else view.add(side, added);
+      if (isFollowed) scrollTo(0, document.body.scrollHeight);
     });
     if (errors.length > 0) facts = null; // it may have become another server
     if (errors.some((error) => error.status === 401)) lock();
@@ -49,14 +59,28 @@ async function ask(text) {
   } finally {
     showRunning(null);
     remember();
+    readAll();
   }
 }
 
-async function askAgain() {
-  if (running !== null || !(await learnFacts())) return;
-  const turn = state.turns.pop();
-  views.pop().element.remove();
-  ask(turn.question);
+/** While nothing is asked, have the energies read of each answer that has none; the last ones first. */
+async function readAll() {
+  if (reading !== null || running !== null || facts === null || facts.plainName === null) return;
+  reading = new AbortController();
+  try {
+    for (;;) {
+      const next = state.settings.colours ? nextUnread(state.turns, facts) : null;
+      if (next === null) break;
+      await read(next, facts, reading.signal);
+      views[state.turns.indexOf(next.turn)]?.update();
+      remember();
+    }
+  } catch {
+    // An answer without colours is no reason to interrupt anybody. What keeps the server from reading (it is busy, it
+    // is gone, the conversation is too long by now) will be told by the next answer, after which this is tried again.
+  } finally {
+    reading = null;
+  }
 }
 
 /** Steered first: it is what one waits for where the server makes one answer at a time. */
@@ -78,6 +102,7 @@ async function learnFacts() {
   problem("");
   byId("lock").hidden = true;
   showFacts();
+  readAll();
   return true;
 }
 
@@ -89,7 +114,7 @@ function lock() {
 // -- showing
 
 function show(turn) {
-  const view = new TurnView(turn, askAgain);
+  const view = new TurnView(turn, () => ask(turn.question, true));
   views.push(view);
   byId("turns").append(view.element);
   byId("hello").hidden = true;
@@ -133,6 +158,7 @@ function showSettings() {
   const { settings } = state;
   question.value = state.draft;
   byId("compare").checked = settings.compare;
+  byId("colours").checked = settings.colours;
   byId("system").value = settings.system;
   byId("max-tokens").value = settings.maxTokens;
   byId("temperature").value = settings.temperature ?? "";
@@ -210,6 +236,10 @@ strength.addEventListener("input", () => {
 });
 byId("compare").addEventListener("change", (event) => {
   state.settings.compare = event.target.checked;
+});
+byId("colours").addEventListener("change", (event) => {
+  state.settings.colours = event.target.checked;
+  readAll();
 });
 byId("system").addEventListener("input", (event) => {
   state.settings.system = event.target.value;

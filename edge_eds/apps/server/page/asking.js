@@ -2,14 +2,17 @@
 
 import { answer as stream } from "./api.js";
 
+const PAUSE = 500; // ms, before a server that was full is asked again
+
 /** A turn that waits for its answers. sides: of "steered" and "plain", those that are wanted. */
 export function newTurn(question, sides, facts, settings) {
   const answers = {};
   for (const side of sides) {
-    answers[side] = { state: "waiting", text: "", finish: null, eds: null, gate: null, error: null };
+    answers[side] = { state: "waiting", text: "", finish: null, eds: null, reading: null, error: null };
   }
   const seed = Math.floor(Math.random() * 2 ** 31); // one for both sides, so that they differ by steering alone
-  return { question, model: facts.name, strength: settings.strength ?? facts.strength, seed, answers };
+  const strength = settings.strength ?? facts.strength;
+  return { question, system: settings.system, model: facts.name, gate: facts.gate, strength, seed, answers };
 }
 
 /**
@@ -23,7 +26,7 @@ export async function fill(turn, earlier, facts, settings, signal, onChange) {
   for (const side of Object.keys(turn.answers)) {
     const wish = {
       model: side === "plain" ? facts.plainName ?? facts.name : facts.name,
-      messages: conversation(turn.question, earlier, side, settings.system),
+      messages: conversation(turn, earlier, side),
       seed: turn.seed,
       max_tokens: settings.maxTokens,
       ...(settings.temperature === null ? {} : { temperature: settings.temperature }),
@@ -34,12 +37,12 @@ export async function fill(turn, earlier, facts, settings, signal, onChange) {
     await ahead;
     let taken;
     ahead = new Promise((resolve) => { taken = resolve; });
-    ends.push(fillOne(turn.answers[side], wish, facts, signal, before, taken, (text) => onChange(side, text)));
+    ends.push(fillOne(turn.answers[side], wish, signal, before, taken, (text) => onChange(side, text)));
   }
   return (await Promise.all(ends)).filter((error) => error !== null);
 }
 
-async function fillOne(answer, wish, facts, signal, before, taken, onChange) {
+async function fillOne(answer, wish, signal, before, taken, onChange) {
   const onText = (text) => {
     const isFirst = answer.state === "waiting";
     answer.state = "answering";
@@ -47,13 +50,8 @@ async function fillOne(answer, wish, facts, signal, before, taken, onChange) {
     onChange(isFirst ? null : text);
   };
   try {
-    const ask = () => stream(wish, signal, taken, onText);
-    const end = await ask().catch(async (error) => {
-      if (error.code !== "queue_full") throw error;
-      await before; // our own other answer may be what fills the queue
-      return ask();
-    });
-    Object.assign(answer, end, { state: "done", gate: facts.gate });
+    const end = await patiently(() => stream(wish, signal, taken, onText), before, signal);
+    Object.assign(answer, end, { state: "done" });
     return null;
   } catch (error) {
     if (signal.aborted) {
@@ -68,13 +66,28 @@ async function fillOne(answer, wish, facts, signal, before, taken, onChange) {
   }
 }
 
-/** The messages of one side. A turn with one answer counts for both; one without any text is left out. */
-function conversation(question, earlier, side, system) {
-  const messages = system.trim() ? [{ role: "system", content: system }] : [];
-  for (const turn of earlier) {
-    const other = side === "plain" ? "steered" : "plain";
-    const text = turn.answers[side]?.text || turn.answers[other]?.text;
-    if (text) messages.push({ role: "user", content: turn.question }, { role: "assistant", content: text });
+/** What `ask` gives, once the server has room. before: our own other answer, which may be what fills its queue. */
+async function patiently(ask, before, signal) {
+  for (;;) {
+    try {
+      return await ask();
+    } catch (error) {
+      if (error.code !== "queue_full") throw error;
+    }
+    await before;
+    await new Promise((resolve) => { setTimeout(resolve, PAUSE); });
+    signal.throwIfAborted();
   }
-  return [...messages, { role: "user", content: question }];
+}
+
+/** The messages that one side of a turn answers. An earlier turn with one answer counts for both; one without text is
+ * left out. */
+export function conversation(turn, earlier, side) {
+  const messages = turn.system.trim() ? [{ role: "system", content: turn.system }] : [];
+  const other = side === "plain" ? "steered" : "plain";
+  for (const { question, answers } of earlier) {
+    const text = answers[side]?.text || answers[other]?.text;
+    if (text) messages.push({ role: "user", content: question }, { role: "assistant", content: text });
+  }
+  return [...messages, { role: "user", content: turn.question }];
 }

@@ -1,14 +1,15 @@
 // What the page remembers: settings, the message being written, and the turns of the conversation, in localStorage.
 //
-// A turn is {question, model, strength, seed, answers: {steered, plain}}, an answer {state, text, finish, eds, gate,
-// error}; state is "waiting", "answering", "done", "stopped" or "failed".
+// A turn is {question, system, model, gate, strength, seed, answers: {steered, plain}}, with the gate's bounds. An
+// answer is {state, text, finish, eds, reading, error}: state is "waiting", "answering", "done", "stopped" or "failed",
+// eds the server's trace, and reading the energy of each token (reading.js).
 
 const PLACE = "edge-eds.page";
 const FORM = 1; // of what is stored; other forms are not read
 
 const fresh = () => ({
   form: FORM,
-  settings: { strength: null, compare: true, system: "", maxTokens: 256, temperature: null },
+  settings: { strength: null, compare: true, colours: true, system: "", maxTokens: 256, temperature: null },
   draft: "",
   turns: [],
 });

@@ -1,11 +1,13 @@
 // Shows one turn: the question, and its answers side by side, as they come and with what steering did.
 
+import { colouredText, strip } from "./colours.js";
 import { make } from "./dom.js";
-import { chart, colouredText, gateScale, inWords } from "./energy.js";
+import { gateScale, inWords, table } from "./steering.js";
+import { headOf, reach, tokensOf } from "./tokens.js";
 
 const TITLES = { plain: "Plain", steered: "Steered" };
 const ENDS = {
-  stopped: "Stopped. What steering did is told at the end of an answer that is complete.",
+  stopped: "Stopped. What steering did is told of answers that are complete.",
   length: "Cut at the longest answer.",
 };
 
@@ -24,30 +26,20 @@ export class TurnView {
       make("div", { className: sides.length === 1 ? "answers" : "answers two" },
         ...sides.map((side) => this.panes[side].element)),
       make("div", { className: "foot" }, this.note, this.again));
-    for (const side of sides) this.update(side, null);
+    this.update();
   }
 
-  /** Show what is new of an answer. added: text that came at its end, or null where more than that has changed. */
-  update(side, added) {
-    const pane = this.panes[side];
-    const answer = this.turn.answers[side];
-    if (added !== null) {
-      pane.text.lastChild.appendData(added);
-      return;
-    }
-    const { eds } = answer;
-    pane.element.dataset.state = answer.state;
-    pane.text.replaceChildren(...(eds === null ? [document.createTextNode(answer.text)] : colouredText(answer.text, eds)));
-    pane.state.textContent = this.#state(answer);
-    pane.state.classList.toggle("problem", answer.state === "failed");
-    pane.steering.replaceChildren();
-    if (eds !== null) {
-      pane.steering.append(...[make("p", { className: "words" }, inWords(eds)), gateScale(eds, answer.gate), chart(eds)]
-        .filter((part) => part !== null));
-    }
-    for (const other of Object.keys(this.panes)) {
-      if (other !== side) this.panes[other].state.textContent = this.#state(this.turn.answers[other]);
-    }
+  /** Show more text of an answer as it comes. */
+  add(side, text) {
+    this.panes[side].text.lastChild.appendData(text);
+  }
+
+  /** Show everything as it is now. */
+  update() {
+    const tokens = {};
+    for (const side of Object.keys(this.panes)) tokens[side] = tokensOf(this.turn.answers[side]);
+    const most = reach(Object.values(tokens).flat()); // one scale for both, so that they can be compared
+    for (const side of Object.keys(this.panes)) this.#show(side, tokens[side], most);
     this.note.textContent = this.#note();
   }
 
@@ -56,9 +48,26 @@ export class TurnView {
     const title = isAlone && side === "plain" ? "Answer" : TITLES[side];
     const text = make("div", { className: "text" });
     const state = make("p", { className: "soft state" });
+    const along = make("div");
     const steering = make("div", { className: "steering" });
     const name = make("h3", {}, title, make("span", { className: "soft" }, strength));
-    return { element: make("section", { className: `answer ${side}` }, name, text, state, steering), text, state, steering };
+    const element = make("section", { className: `answer ${side}` }, name, text, state, along, steering);
+    return { element, text, state, along, steering };
+  }
+
+  #show(side, tokens, most) {
+    const { element, text, state, along, steering } = this.panes[side];
+    const answer = this.turn.answers[side];
+    const { eds } = answer;
+    element.dataset.state = answer.state;
+    text.replaceChildren(...colouredText(answer.text, tokens, most));
+    state.textContent = this.#state(answer);
+    state.classList.toggle("problem", answer.state === "failed");
+    along.replaceChildren(...(tokens.length > 1 ? [strip(tokens, headOf(answer), most, text)] : []));
+    steering.replaceChildren();
+    if (eds === null) return;
+    const told = [make("p", { className: "words" }, inWords(eds)), gateScale(eds.gate_score, this.turn.gate)];
+    steering.append(...[...told, table(eds, tokens)].filter((part) => part !== null));
   }
 
   #state(answer) {
