@@ -5,6 +5,7 @@
 
 import { energies } from "./api.js";
 import { conversation } from "./asking.js";
+import { headOf } from "./tokens.js";
 
 /** Of the answers in these turns that could be read and have not been, the last: {turn, side, earlier}, or null. */
 export function nextUnread(turns, facts) {
@@ -25,7 +26,9 @@ export async function read({ turn, side, earlier }, facts, signal) {
   const answer = turn.answers[side];
   const found = await energies({ messages: conversation(turn, earlier, side), answer: answer.text }, signal);
   const steered = found.layers.filter((layer) => facts.layers.includes(layer.layer));
-  const head = found.head ?? (steered.some((layer) => "fr" in layer.energies) ? "fr" : "jb");
+  // The same energy on both sides, so that they can be compared, also where their conversations have parted.
+  const head = headOf(turn.answers.steered ?? answer) ?? found.head
+    ?? (steered.some((layer) => "fr" in layer.energies) ? "fr" : "jb");
   const layers = steered.filter((layer) => head in layer.energies);
   const values = (of) => layers.map(({ layer }) => rounded(of.find((one) => one.layer === layer).energies[head]));
   answer.reading = {

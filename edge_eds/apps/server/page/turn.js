@@ -6,10 +6,7 @@ import { gateScale, inWords, table } from "./steering.js";
 import { headOf, reach, tokensOf } from "./tokens.js";
 
 const TITLES = { plain: "Plain", steered: "Steered" };
-const ENDS = {
-  stopped: "Stopped. What steering did is told of answers that are complete.",
-  length: "Cut at the longest answer.",
-};
+const STOPPED = { plain: "Stopped.", steered: "Stopped. What steering changed is told of answers that are complete." };
 
 export class TurnView {
   /** onAgain: called when the turn is to be asked once more. */
@@ -61,7 +58,7 @@ export class TurnView {
     const { eds } = answer;
     element.dataset.state = answer.state;
     text.replaceChildren(...colouredText(answer.text, tokens, most));
-    state.textContent = this.#state(answer);
+    state.textContent = this.#state(side);
     state.classList.toggle("problem", answer.state === "failed");
     along.replaceChildren(...(tokens.length > 1 ? [strip(tokens, headOf(answer), most, text)] : []));
     steering.replaceChildren();
@@ -70,15 +67,18 @@ export class TurnView {
     steering.append(...[...told, table(eds, tokens)].filter((part) => part !== null));
   }
 
-  #state(answer) {
+  #state(side) {
+    const answer = this.turn.answers[side];
     if (answer.state === "waiting") {
       const others = Object.values(this.turn.answers).filter((other) => other !== answer);
       const isBehind = others.some((other) => other.state === "answering");
       return isBehind ? "Waits for its turn: the server works on the other answer." : "Waits for the server …";
     }
     if (answer.state === "failed") return answer.error;
-    if (answer.state === "done") return ENDS[answer.finish] ?? (answer.text === "" ? "The answer is empty." : "");
-    return ENDS[answer.state] ?? "";
+    if (answer.state === "stopped") return STOPPED[side];
+    if (answer.state !== "done") return "";
+    if (answer.finish === "length") return "Cut at the longest answer.";
+    return answer.text === "" ? "The answer is empty." : "";
   }
 
   #note() {
