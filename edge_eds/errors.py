@@ -4,6 +4,7 @@ EdgeError                      one clear line: what, where, expected, found, wha
 ├── InputError                 a file, flag or prompt that cannot be used
 │   ├── ModelError             the GGUF: missing, truncated, not a chat model, cannot be steered
 │   ├── EnergyFileError        the energy file: unreadable, not finite, a newer format
+│   │   ├── MissingEnergyError there is none for this model yet
 │   │   └── FingerprintError   the energy file was made for another model
 │   ├── PromptTooLongError     the prompt does not fit the context
 │   └── SettingsError          a steering setting out of its range
@@ -31,6 +32,10 @@ class ModelError(InputError):
 
 class EnergyFileError(InputError):
     """The energy file cannot be used."""
+
+
+class MissingEnergyError(EnergyFileError):
+    """There is no energy file for the model."""
 
 
 class FingerprintError(EnergyFileError):

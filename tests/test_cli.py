@@ -197,10 +197,6 @@ def test_without_energies_fit_is_explained_and_energy_none_chats(tmp_path: Path,
     assert edge_eds("chat", path, "--energy", "none", "--max-tokens", 2, stdin="hi\n").code == 0
 
 
-def test_a_model_by_hf_name_is_told_to_be_for_later() -> None:
-    assert_one_line(edge_eds("run", "hf:user/model:Q4_K_M", "-p", "hi"), ("hf:user/model:Q4_K_M", "not available"))
-
-
 def not_onnx(path: Path) -> None:
     path.write_bytes(b"<!DOCTYPE html>")
 

@@ -142,4 +142,4 @@ def test_without_torch_the_extra_is_named(command: str, model: Path, monkeypatch
 def test_bad_input_is_one_line(command: str, model: Path, tmp_path: Path) -> None:
     assert_one_line(edge_eds(command, tmp_path / "missing.gguf"), ("missing.gguf", "no such file"))
     assert_one_line(edge_eds(command, model, "--prompts", tmp_path / "no.csv"), ("no.csv",))
-    assert_one_line(edge_eds(command, "hf:user/model"), ("not available",))
+    assert_one_line(edge_eds(command, "hf:model"), ("hf:USER/REPO",))

@@ -80,18 +80,15 @@ def command(
     Every prompt is answered greedily with and without steering, and the answers are judged. The sample of --limit is
     drawn with seed 0 unless --seed says otherwise.
     """
-    from edge_eds.apps.session import check_files
+    from edge_eds.apps.session import check_files, find_energies
     from edge_eds.apps.settings import Sampling, SessionOptions
     from edge_eds.energy.file import EnergyFile
-    from edge_eds.runtime.energies import find_energy_file
 
     session_options = SessionOptions(model, lora, energy, strength, threads, None, chat_format)
     Sampling(max_tokens, 0.0, seed)
     files = session_options.files()
     check_files(files)
-    energy_path = None
-    if energy != "none":
-        energy_path = find_energy_file(files.gguf, files.lora) if energy == "auto" else Path(energy).expanduser()
+    energy_path = find_energies(session_options, files)
     run_eval(
         files,
         None if energy_path is None else EnergyFile.load(energy_path),

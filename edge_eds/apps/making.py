@@ -39,6 +39,7 @@ from edge_eds.pipeline.train import TrainedEnergies, TrainSettings
 from edge_eds.pipeline.tune import TuneSettings
 from edge_eds.runtime.batch import BatchRunner
 from edge_eds.runtime.energies import energy_name, user_energy_folder
+from edge_eds.runtime.hub import snapshot_folder
 
 COLLECTION = "collection"  # of the work folder, as fit lays it out
 
@@ -172,18 +173,20 @@ class Maker:
                 f"or what mends them also costs refusals of harmful ones; {self.folder / TUNE_FILE} says more"
             )
         name = energy_name(self.files.gguf, self.files.lora)
-        beside = (self.files.lora or self.files.gguf).parent / name
+        beside, in_data_folder = (self.files.lora or self.files.gguf).parent / name, user_energy_folder() / name
+        if snapshot_folder(beside) is not None:
+            beside = in_data_folder  # a hub's cache is not ours, and the next version of the model has another folder
         out = self.options.out
         if out is None and self.options.session.model is None:
             out = Path(name)  # the default model's energies came with it, and stay as they are
-        path = save_energy(result.energy, self.files, out, beside, user_energy_folder() / name)
+        path = save_energy(result.energy, self.files, out, beside, in_data_folder)
         for head in result.report.heads:
             what = "refused benign prompts answered" if head.head == "fr" else "answered harmful prompts refused"
             self.terminal.remark(
                 f"E_{head.head}: {head.chosen.mended:.0%} of {head.n_wrong} {what}, "
                 f"{head.chosen.lost:.1%} of {head.n_right} right ones lost (on validation prompts)"
             )
-        found_alone = path in (beside, user_energy_folder() / name)
+        found_alone = path in (beside, in_data_folder)
         self.terminal.remark(f"wrote {path}" + ("" if found_alone else f"; use it with --energy {path}"))
         return {**self._document(), "energy": str(path), "report": asdict(result.report)}
 

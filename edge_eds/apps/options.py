@@ -12,7 +12,11 @@ import typer
 
 Model = Annotated[
     str | None,
-    typer.Argument(metavar="MODEL", help="A GGUF file; the default model if left out.", show_default=False),
+    typer.Argument(
+        metavar="MODEL",
+        help="A GGUF file, or hf:USER/REPO[:QUANT]; the default model if left out.",
+        show_default=False,
+    ),
 ]
 Lora = Annotated[
     Path | None,
@@ -23,7 +27,7 @@ Energy = Annotated[
     typer.Option(
         "--energy",
         metavar="auto|none|PATH",
-        help="Energies to steer with: found by name, none at all, or a file.",
+        help="Energies to steer with: found by name, none at all, or a file (hf:USER/REPO: on a hub).",
     ),
 ]
 Strength = Annotated[

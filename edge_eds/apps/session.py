@@ -17,8 +17,8 @@ from edge_eds.apps.llama_log import explained
 from edge_eds.apps.settings import MIN_CTX, SessionOptions
 from edge_eds.energy.gguf_header import GgufHeader, read_gguf_header
 from edge_eds.energy.settings import Steering
-from edge_eds.errors import EnergyFileError, ModelError, SteeringError
-from edge_eds.runtime.energies import ModelFiles, find_energy_file
+from edge_eds.errors import MissingEnergyError, ModelError, SteeringError
+from edge_eds.runtime.energies import ModelFiles, chosen_energy_file
 from edge_eds.runtime.model_file import CHAT_TEMPLATE_KEY, check_chat_model
 from edge_eds.runtime.session import EdgeLlama
 
@@ -152,19 +152,19 @@ def find_energies(options: SessionOptions, files: ModelFiles) -> Path | None:
     """The energy file that the options ask for; None where they ask for none.
 
     Raises:
-        EnergyFileError: it is to be found by name, and there is none; the line says how to make one.
+        EnergyFileError: it is to be found by name, and there is none; the line says how to make one. Or those that
+            there are were made for another model.
+        EdgeError: it is to come from a hub, and does not.
     """
     if options.energy == "none":
         return None
-    if options.energy != "auto":
-        return Path(options.energy).expanduser()
     try:
-        return find_energy_file(files.gguf, files.lora)
-    except EnergyFileError as error:
+        return chosen_energy_file(options.energy, files.gguf, files.lora)
+    except MissingEnergyError as error:
         # As the user named the model: the default one has no path that anybody would want to read.
         lora = None if options.lora is None else f"--lora {options.lora}"
         fit = " ".join(word for word in ("edge-eds fit", options.model, lora) if word)
-        raise EnergyFileError(
+        raise MissingEnergyError(
             f"{files.name}: there are no energies for this model yet; `{fit}` makes them: it "
             "asks the model many prompts, trains on its answers and tries out how to steer, "
             f"{fit_time(files.gguf, options.threads)} here; --energy none chats unsteered"

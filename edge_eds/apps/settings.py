@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_eds.energy.settings import Steering
-from edge_eds.errors import InputError, SettingsError
+from edge_eds.errors import SettingsError
 from edge_eds.runtime.energies import ModelFiles, default_model
+from edge_eds.runtime.hub import fetch_model
+from edge_eds.runtime.hub_name import is_hub_name
 
 MIN_CTX = 64  # a chat template alone takes about 30 tokens
 MAX_THREADS = 512  # GGML_MAX_N_THREADS
@@ -32,8 +34,8 @@ def check_seed(seed: int | None) -> None:
 class SessionOptions:
     """The model and how it is steered.
 
-    model: path of a GGUF, or None for the default model.
-    energy: "auto", "none" or a path.
+    model: path of a GGUF, hf:USER/REPO[:QUANT], or None for the default model.
+    energy: "auto", "none", a path, or hf:USER/REPO.
     strength: None means as tuned.
     """
 
@@ -54,21 +56,18 @@ class SessionOptions:
                 raise SettingsError(f"--strength {self.strength:g} needs energies, and --energy none asks for none")
 
     def files(self) -> ModelFiles:
-        """The model's files.
+        """The model's files, downloaded where they are on a hub.
 
         Raises:
-            InputError: a form of MODEL that is not available.
             ModelError, MissingExtraError: the default model is not installed.
+            EdgeError: as fetch_model.
         """
         if self.model is None:
             files = default_model()
             return files if self.lora is None else ModelFiles(files.gguf, self.lora.expanduser())
-        if self.model.startswith("hf:"):
-            raise InputError(
-                f"{self.model}: models by hf: name are not available in this version; download the GGUF and "
-                "pass its path"
-            )
         lora = None if self.lora is None else self.lora.expanduser()
+        if is_hub_name(self.model):
+            return ModelFiles(fetch_model(self.model, energies=self.energy == "auto"), lora)
         return ModelFiles(Path(self.model).expanduser(), lora)
 
 

@@ -28,6 +28,7 @@ from edge_eds.energy.settings import Steering, SteeringSpec, resolve
 from edge_eds.errors import EnergyFileError, FingerprintError, SettingsError
 from edge_eds.files import write_whole
 
+ENERGY_SUFFIX = ".energy.onnx"
 FORMAT_VERSION = 1
 PREFIX = "edge_eds."  # of our keys in the ONNX metadata
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)

