@@ -6,8 +6,8 @@ Takes a session and messages; gives an Answer. Leaves out where the text goes (t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,6 +118,30 @@ def generate(
         PromptTooLongError: the conversation does not fit the context.
         InputError: text that is not Unicode.
     """
+    pressed: KeyboardInterrupt | None = None  # while on_text ran; it is a wish to stop there as here
+    with closing(answering(session, messages, sampling, stop)) as answer:
+        while True:
+            try:
+                text = next(answer) if pressed is None else answer.throw(pressed)
+                pressed = None
+            except StopIteration as end:
+                result: Answer = end.value
+                return result
+            try:
+                if on_text is not None:
+                    on_text(text)
+            except KeyboardInterrupt as error:
+                pressed = error
+
+
+def answering(
+    session: Session, messages: Sequence[Message], sampling: Sampling, stop: StopSwitch | None = None
+) -> Generator[str, None, Answer]:
+    """`generate` as a generator: each piece of text as it comes, and at the end the Answer. Closing it ends the answer.
+
+    Raises:
+        as `generate`.
+    """
     llm = session.llm
     for message in messages:
         _check_text(message["content"])
@@ -146,8 +170,7 @@ def generate(
                     n_new = llm.n_tokens + 1 - n_prompt - len(pieces)
                     pieces += [""] * n_new
                     pieces[-1] += text
-                    if on_text is not None:
-                        on_text(text)
+                    yield text
                 if stop is not None:
                     stop.streaming = True
     except KeyboardInterrupt:

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_eds.apps.answer import SteeringReport
 from edge_eds.apps.server.readings import Energies
 from edge_eds.apps.server.worker import Result, Token
+from edge_eds.apps.trace_document import threshold_of, trace_document
 from edge_eds.energy.settings import SteeringSpec
-from edge_eds.runtime.trace import HEADS
 
 Piece = Callable[[int], bytes]  # the bytes of a token
 
@@ -61,38 +60,8 @@ def text_logprobs(tokens: Sequence[Token], piece: Piece, offset: int) -> dict[st
 
 
 def steering(result: Result, spec: SteeringSpec | None) -> dict[str, Any]:
-    """`eds` of an answer: what `run --json` says of steering, the strength, and every token whose energy was read.
-
-    offset 0 is the prompt's end, offset k the k-th token of the answer. threshold None: there is none.
-    """
-    report = SteeringReport.of(result.trace)
-    descents = result.trace.descents
-    tokens = []
-    for token in report.tokens:
-        layers = [
-            {
-                "layer": int(record["layer"]),
-                "head": HEADS[record["head"]],
-                "energy_before": float(record["energy_before"]),
-                "energy_after": float(record["energy_after"]),
-                "threshold": _threshold(spec, HEADS[record["head"]], int(record["layer"])),
-                "steps": int(record["steps"]),
-                "shift": float(record["shift"]),
-            }
-            for record in descents[descents["offset"] == token.offset]
-        ]
-        tokens.append(
-            {
-                "offset": token.offset,
-                "text": result.pieces[token.offset - 1] if 0 < token.offset <= len(result.pieces) else None,
-                "energy_before": token.energy_before,
-                "energy_after": token.energy_after,
-                "shift": token.shift,
-                "touched": token.touched,
-                "layers": layers,
-            }
-        )
-    return {"strength": result.strength, **report.document(), "tokens": tokens}
+    """`eds` of an answer."""
+    return trace_document(result.trace, result.pieces, result.strength, spec)
 
 
 def energies(
@@ -108,10 +77,9 @@ def energies(
             decision, head = "uncertain", ""
     layers = []
     for il, by_head in by_layer.items():
-        thresholds = {name: _threshold(spec, name, il) for name in by_head if name != "harm"}
-        above = il in spec.layers and head in by_head
-        if above and thresholds[head] is not None:
-            above = by_head[head] > thresholds[head]
+        thresholds = {name: threshold_of(spec, name, il) for name in by_head if name != "harm"}
+        threshold = thresholds.get(head)
+        above = il in spec.layers and head in by_head and (threshold is None or by_head[head] > threshold)
         layers.append({"layer": il, "energies": by_head, "thresholds": thresholds, "would_be_touched": above})
     return {
         "object": "eds.energy",
@@ -144,10 +112,6 @@ def readings(pieces: Sequence[str], energies: Energies, spec: SteeringSpec) -> l
         }
         for offset, text in enumerate(pieces, 1)
     ]
-
-
-def _threshold(spec: SteeringSpec | None, head: str, il: int) -> Any:
-    return None if spec is None else spec.thresholds.get(head, {}).get(il)
 
 
 def embedding(index: int, values: npt.NDArray[np.float32], as_base64: bool) -> dict[str, Any]:
