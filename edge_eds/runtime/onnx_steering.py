@@ -6,6 +6,8 @@ two. The hook calls back into Python for the rows of each layer, so it is slow, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -48,9 +50,13 @@ class OnnxSteering:
 
     def fill(self, program: _native.Program) -> None:
         """Register this object's layer functions with a native program."""
+        for il, function in self.layer_functions().items():
+            program.host_function(il, function, "planned")
+
+    def layer_functions(self) -> dict[int, Callable[[FloatArray], None]]:
+        """For each layer that is read or written, what to call with the answers' rows there; it edits them in place."""
         gate_layers = self._spec.gate.layers if self._spec.gate else ()
-        for il in sorted({*gate_layers, *self._spec.layers}):
-            program.host_function(il, self._layer_function(il), "planned")
+        return {il: self._layer_function(il) for il in sorted({*gate_layers, *self._spec.layers})}
 
     def begin(self, slots: npt.NDArray[np.int32], offsets: npt.NDArray[np.int32]) -> None:
         """Announce the answers' rows (m,) of the coming decode, in row order.
@@ -85,7 +91,7 @@ class OnnxSteering:
         records, self._records = self._records, []
         return trace_of(records)
 
-    def _layer_function(self, il: int):  # type: ignore[no-untyped-def]
+    def _layer_function(self, il: int) -> Callable[[FloatArray], None]:
         def edit(rows: FloatArray) -> None:
             first = self._cursor.get(il, 0)
             self._cursor[il] = first + len(rows)

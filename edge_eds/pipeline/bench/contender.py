@@ -1,0 +1,111 @@
+"""What is measured, and on what: a test, and a contender that can be timed at it."""
+
+from __future__ import annotations
+
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from edge_eds.errors import SettingsError
+from edge_eds.pipeline.bench.contexts import BenchLlama
+
+WARM_TOKENS = 16  # that stand before those that are timed one by one
+Kind = Literal["pp", "tg"]
+
+
+@dataclass(frozen=True)
+class Test:
+    """pp: n tokens in one go, from an empty cache. tg: n tokens one by one, after a prompt of WARM_TOKENS."""
+
+    __test__: ClassVar[bool] = False  # pytest takes every class of this name for one of its own
+    kind: Kind
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise SettingsError(f"a test of {self.n} tokens: expected at least 1")
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}{self.n}"
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that it needs room for."""
+        return self.n if self.kind == "pp" else WARM_TOKENS + self.n
+
+    @classmethod
+    def of(cls, name: str) -> Test:
+        """The test of that name; ValueError for anything else."""
+        match = re.fullmatch(r"(pp|tg)([0-9]+)", name)
+        if match is None:
+            raise ValueError(f"{name!r} is no test")
+        return cls("pp" if match[1] == "pp" else "tg", int(match[2]))
+
+
+class Contender(ABC):
+    """Something that can be timed. kinds: the tests that it takes part in."""
+
+    name: str
+    kinds: tuple[Kind, ...] = ("pp", "tg")
+
+    @abstractmethod
+    def seconds(self, test: Test) -> float:
+        """Run the test once.
+
+        Raises:
+            SteeringError: what the contender is there for did not happen.
+        """
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        return None
+
+
+class Decoding(Contender):
+    """A contender that decodes in this process. tokens: random ones, the same for every contender."""
+
+    def __init__(self, name: str, llm: BenchLlama, tokens: list[int]) -> None:
+        self.name, self.llm, self.tokens = name, llm, tokens
+
+    def seconds(self, test: Test) -> float:
+        with self.in_force():
+            self.llm.empty()
+            if test.kind == "pp":
+                start = time.perf_counter()
+                self.prompt(self.tokens[: test.n])
+            else:
+                self.before_tokens(self.tokens[:WARM_TOKENS])
+                self.llm.wait()
+                start = time.perf_counter()
+                for token in self.tokens[WARM_TOKENS : WARM_TOKENS + test.n]:
+                    self.token(token)
+            self.llm.wait()
+            passed = time.perf_counter() - start
+            self.check(test)
+        return passed
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Set up before the clock runs, and taken back after it."""
+        yield
+
+    @abstractmethod
+    def prompt(self, tokens: list[int]) -> None:
+        """Decode a prompt."""
+
+    def before_tokens(self, tokens: list[int]) -> None:
+        """Decode the prompt that stands before tokens that come one by one."""
+        self.prompt(tokens)
+
+    def token(self, token: int) -> None:
+        """Decode one more token."""
+        self.prompt([token])
+
+    def check(self, test: Test) -> None:
+        """After the clock has stopped: SteeringError unless what was to happen did."""
+        return None
