@@ -31,6 +31,7 @@ COMMANDS = {
     "eval": "Measure refusals, plain and steered, on sets of prompts.",
     "judge": "Tell refusals from answers in transcripts of any model.",
     "compare": "Compare methods against false refusals, all within one budget.",
+    "bench": "Measure what reading and steering hidden states costs.",
     "prompts": "Count a prompt set, or look for prompts of a benchmark in it.",
     "capture": "Write a model's hidden states to a file for other tools.",
     "inspect": "Show what can be steered in a model, and its energies.",

@@ -121,8 +121,10 @@ class Terminal:
         return self._consoles[id(stream)]
 
 
-def finish(document: dict[str, Any], as_json: bool, out: Path | None) -> None:
+def finish(document: dict[str, Any], as_json: bool, out: Path | None, one_line: bool = False) -> None:
     """Print the document of a command as its last act, and write it to a file, where asked for.
+
+    one_line: what is printed is one line, for programs that read the last line of many commands.
 
     Raises:
         InputError: the file cannot be written.
@@ -131,7 +133,8 @@ def finish(document: dict[str, Any], as_json: bool, out: Path | None) -> None:
         write_text(out, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     if as_json:
         encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
-        print(json.dumps(document, indent=1, ensure_ascii=encoding != "utf8", allow_nan=False), flush=True)
+        indent = None if one_line else 1
+        print(json.dumps(document, indent=indent, ensure_ascii=encoding != "utf8", allow_nan=False), flush=True)
 
 
 def read_stdin() -> str:

@@ -19,11 +19,15 @@ Kind = Literal["pp", "tg"]
 
 @dataclass(frozen=True)
 class Test:
-    """pp: n tokens in one go, from an empty cache. tg: n tokens one by one, after a prompt of WARM_TOKENS."""
+    """pp: n tokens in one go, from an empty cache. tg: n tokens one by one, after a prompt of WARM_TOKENS.
+
+    at_once: tg so many tokens in each decode; their rows are steered together, as those of a batch of answers.
+    """
 
     __test__: ClassVar[bool] = False  # pytest takes every class of this name for one of its own
     kind: Kind
     n: int
+    at_once: int = 1
 
     def __post_init__(self) -> None:
         if self.n < 1:
@@ -31,7 +35,7 @@ class Test:
 
     @property
     def name(self) -> str:
-        return f"{self.kind}{self.n}"
+        return f"{self.kind}{self.n}" + (f"@{self.at_once}" if self.at_once > 1 else "")
 
     @property
     def n_ctx(self) -> int:
@@ -40,7 +44,7 @@ class Test:
 
     @classmethod
     def of(cls, name: str) -> Test:
-        """The test of that name; ValueError for anything else."""
+        """The test of that name, one token a decode; ValueError for anything else."""
         match = re.fullmatch(r"(pp|tg)([0-9]+)", name)
         if match is None:
             raise ValueError(f"{name!r} is no test")
@@ -82,8 +86,8 @@ class Decoding(Contender):
                 self.before_tokens(self.tokens[:WARM_TOKENS])
                 self.llm.wait()
                 start = time.perf_counter()
-                for token in self.tokens[WARM_TOKENS : WARM_TOKENS + test.n]:
-                    self.token(token)
+                for at in range(WARM_TOKENS, WARM_TOKENS + test.n, test.at_once):
+                    self.more(self.tokens[at : at + test.at_once])
             self.llm.wait()
             passed = time.perf_counter() - start
             self.check(test)
@@ -102,9 +106,9 @@ class Decoding(Contender):
         """Decode the prompt that stands before tokens that come one by one."""
         self.prompt(tokens)
 
-    def token(self, token: int) -> None:
-        """Decode one more token."""
-        self.prompt([token])
+    def more(self, tokens: list[int]) -> None:
+        """Decode what comes next, in one decode."""
+        self.prompt(tokens)
 
     def check(self, test: Test) -> None:
         """After the clock has stopped: SteeringError unless what was to happen did."""

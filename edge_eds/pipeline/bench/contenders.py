@@ -77,7 +77,7 @@ class Idle(Decoding):
 
 
 class Capturing(Idle):
-    """Hidden states of some layers: of a prompt all rows, or the last alone; of a new token its one row.
+    """Hidden states of some layers: of a prompt all rows, or the last alone; of new tokens the one row of each decode.
 
     A prompt goes through `EdgeLlama.capture`, buffers and copies included.
     """
@@ -102,9 +102,9 @@ class Capturing(Idle):
         self.rows = {il: np.full((1, self.llm.n_embd()), np.nan, dtype=np.float32) for il in self.layers}
         self.llm._hook.set_program(capture_program(self.rows))
 
-    def token(self, token: int) -> None:
-        with armed(self.llm._hook, None, 1, _NONE, _NONE, _NONE):
-            self.llm.plain_eval([token])
+    def more(self, tokens: list[int]) -> None:
+        with armed(self.llm._hook, None, len(tokens), _NONE, _NONE, _NONE):
+            self.llm.plain_eval(tokens)
 
     def check(self, test: Test) -> None:
         for il, rows in self.rows.items():

@@ -95,6 +95,14 @@ def load_warning(cpus: float | None, when: str) -> str | None:
     return f"other programs kept {cpus:.1f} of {os.cpu_count()} CPUs busy {when}: the numbers are not to be relied on"
 
 
+@dataclass(frozen=True)
+class LoadSeen:
+    """CPUs that other programs kept busy before and during a measurement; None: the system does not say."""
+
+    before: float | None
+    during: float | None
+
+
 def _busy_seconds() -> float | None:
     """CPU seconds that all programs have used since the system started; waiting for a disk is none."""
     try:

@@ -124,3 +124,5 @@ SHAPES = {
         ),
     )
 }  # fmt: skip
+# Predicted only: nobody writes 42 GB to measure with.
+LLAMA_70B = _llama("llama-70b", n_layer=80, n_embd=8192, n_head=64, n_head_dim=128, n_ff=28672, tied=False)

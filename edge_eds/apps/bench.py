@@ -1,0 +1,95 @@
+"""`edge-eds bench`: the options; the work is in benching.py, imported when it starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_eds.apps import options
+
+
+def command(
+    model: options.Model = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            "--shape",
+            metavar="NAME",
+            help="In place of MODEL random weights of this shape: llama-1b, llama-3b, llama-8b, qwen-0.5b, smollm2.",
+            show_default=False,
+        ),
+    ] = None,
+    variants: Annotated[
+        str,
+        typer.Option(
+            "--variants",
+            metavar="A,B,...",
+            help="What is measured; all if left out: plain, idle, capture-1, capture-all, capture-last, "
+            "control-vector, steer-default, steer-15x3, steer-paper, python-onnx, transformers.",
+            show_default=False,
+        ),
+    ] = "",
+    n_prompt: Annotated[
+        str, typer.Option("--n-prompt", "-p", metavar="N,...", help="Tokens of a prompt; 0 leaves it out.")
+    ] = "512",
+    n_gen: Annotated[
+        str, typer.Option("--n-gen", "-n", metavar="N,...", help="New tokens, one by one; 0 leaves them out.")
+    ] = "64",
+    repetitions: Annotated[
+        int, typer.Option("--repetitions", "-r", help="Pairs of runs; 6 or more give a 95 % interval.")
+    ] = 6,
+    output: Annotated[str, typer.Option("--output", "-o", metavar="md|csv|json|jsonl|sql", help="Format.")] = "md",
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against",
+            metavar="PATH",
+            help="A result that --json or --out has kept: show this one beside it.",
+            show_default=False,
+        ),
+    ] = None,
+    growth: Annotated[
+        bool,
+        typer.Option(
+            "--growth",
+            help="Measure how the cost of steering grows, fit a model to it, and say what it predicts for 70B.",
+        ),
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="PATH", help="Draw the growth as SVG into this file.", show_default=False),
+    ] = None,
+    lora: options.Lora = None,
+    energy: options.Energy = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", "-t", help="CPU threads; all CPUs if left out.", show_default=False),
+    ] = None,
+    as_json: options.Json = False,
+    out: options.Out = None,
+) -> None:
+    """Measure what reading and steering hidden states costs.
+
+    Every run of a variant stands between two plain ones, and its ratio is taken to those. Without energies of the model
+    random ones of the same form are used: what they cost does not depend on their values. docs/speed.md has results.
+    """
+    if shape is not None and (model is not None or lora is not None):
+        raise typer.BadParameter("give a MODEL or a --shape, not both", param_hint="'--shape'")
+    if plot is not None and not growth:
+        raise typer.BadParameter("there is a plot of --growth only", param_hint="'--plot'")
+    if growth and (model or shape or lora or variants or against):
+        raise typer.BadParameter("it makes models of its own, and measures its own variants", param_hint="'--growth'")
+
+    from edge_eds.apps.benching import BenchOptions, run_bench, run_growth
+    from edge_eds.apps.settings import SessionOptions
+    from edge_eds.apps.terminal import finish
+
+    session = SessionOptions(model, lora, energy, None, threads)
+    if growth:
+        document = run_growth(threads, repetitions, output, plot, quiet=as_json)
+    else:
+        wanted = BenchOptions(session, shape, variants, n_prompt, n_gen, repetitions, output, against)
+        document = run_bench(wanted, quiet=as_json)
+    finish(document, as_json, out, one_line=True)
