@@ -124,7 +124,8 @@ void bind_hook(nb::module_ & m) {
             "Arm for one llama_decode of n_rows rows. rows: ascending batch rows that are planned; slots: "
             "their answers;\n"
             "offsets: token index relative to the prompt's end (0 = the prompt's last token, which also "
-            "starts a new answer).")
+            "starts a new answer;\n"
+            "negative = tokens of the message that the gate reads, all of them since reset_slot).")
         .def(
             "end", [](py_hook & self) { self.core.end(); },
             "Disarm. Raises what went wrong: HookError, or the exception of a host function. Rows written so "
@@ -148,7 +149,7 @@ void bind_hook(nb::module_ & m) {
              nb::sig("def take_trace(self) -> numpy.typing.NDArray[numpy.void]"),
              "The records since the last call: structured array (slot, offset, layer, head (index into "
              "HEADS), energy_before, energy_after,\n"
-             "steps, shift = |new h - h| / |h|). Gate readings have head harm, steps 0 and energy_after = "
+             "steps, shift = |new h - h| / |h|). Gate readings have a head harm or harm_message, steps 0 and energy_after = "
              "energy_before.")
         .def_prop_ro(
             "rows_written", [](const py_hook & self) { return self.core.rows_written(); },

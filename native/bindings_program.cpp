@@ -143,6 +143,14 @@ void bind_program(nb::module_ & m) {
             "il"_a, "energy"_a, "weight"_a,
             "Add weight * E_harm(h) of the prompt's last token to the gate's score")
         .def(
+            "message_read",
+            [](py_program & self, int32_t il, std::shared_ptr<layer_energy> energy, double weight) {
+                self.core.message_read(il, std::move(energy), weight);
+            },
+            "il"_a, "energy"_a, "weight"_a,
+            "Add weight * the mean of E_harm_message(h) over the message's tokens (negative offsets) to the gate's "
+            "score")
+        .def(
             "energy_descent",
             [](py_program & self, int32_t il, std::shared_ptr<layer_energy> energy,
                const nb::dict & thresholds, const nb::dict & targets) {

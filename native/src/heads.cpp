@@ -4,7 +4,7 @@
 
 namespace edge_eds {
 
-static const char * const names[n_heads] = {"harm", "fr", "jb", "merged"};
+static const char * const names[n_heads] = {"harm", "harm_message", "fr", "jb", "merged"};
 
 const char * head_name(int head) {
     return names[head];
@@ -16,7 +16,7 @@ int head_from_name(const std::string & name) {
             return head;
         }
     }
-    throw std::invalid_argument("unknown head '" + name + "': expected harm, fr, jb or merged");
+    throw std::invalid_argument("unknown head '" + name + "': expected harm, harm_message, fr, jb or merged");
 }
 
 } // namespace edge_eds

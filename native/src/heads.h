@@ -5,11 +5,11 @@
 
 namespace edge_eds {
 
-enum head_id { HEAD_HARM = 0, HEAD_FR = 1, HEAD_JB = 2, HEAD_MERGED = 3 };
+enum head_id { HEAD_HARM = 0, HEAD_HARM_MESSAGE = 1, HEAD_FR = 2, HEAD_JB = 3, HEAD_MERGED = 4 };
 
-const int n_heads = 4;
+const int n_heads = 5;
 
-// "harm", "fr", "jb", "merged"
+// "harm", "harm_message", "fr", "jb", "merged"
 const char * head_name(int head);
 
 // Throws std::invalid_argument for any other name.

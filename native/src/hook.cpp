@@ -10,7 +10,7 @@ namespace edge_eds {
 static const size_t max_probe_records = 65536;
 
 hook::hook(const ggml_api & api, int32_t n_layer, int64_t n_embd)
-    : api_(api), n_layer_(n_layer), n_embd_(n_embd), slots_(1) {
+    : api_(api), n_layer_(n_layer), n_embd_(n_embd), slots_(1), messages_((size_t) std::max(n_layer, 0)) {
     if (!api.get_name || !api.nelements || !api.nrows || !api.nbytes || !api.is_contiguous ||
         !api.tensor_get || !api.tensor_set) {
         throw std::invalid_argument("hook: the address of a ggml function is missing");
@@ -42,14 +42,16 @@ void hook::set_program(const program * p) {
     // three passes give the order on a layer: gate, edits as added, captures
     for (int pass = 0; pass < 3; ++pass) {
         for (const intervention & item : program_.interventions()) {
-            const int item_pass = item.kind == GATE_READ ? 0 : item.kind == CAPTURE ? 2 : 1;
+            const bool is_reading = item.kind == GATE_READ || item.kind == MESSAGE_READ;
+            const int item_pass   = is_reading ? 0 : item.kind == CAPTURE ? 2 : 1;
             if (item_pass != pass) {
                 continue;
             }
             layer_plan & layer = layers_[(size_t) item.layer];
             layer.items.push_back(&item);
-            if (item.kind == GATE_READ) {
-                layer.any_gate = true;
+            if (is_reading) {
+                layer.any_gate    = true;
+                layer.any_message = layer.any_message || item.kind == MESSAGE_READ;
                 n_gate_items_ += 1;
             } else if (item.kind == DESCEND) {
                 layer.any_descent = true;
@@ -80,6 +82,7 @@ void hook::set_slots(int32_t n) {
         throw std::invalid_argument("set_slots: the number of slots must be > 0");
     }
     slots_.assign((size_t) n, slot_state());
+    messages_.assign((size_t) n * (size_t) n_layer_, message_sum());
 }
 
 void hook::reset_slot(int32_t slot) {
@@ -87,6 +90,7 @@ void hook::reset_slot(int32_t slot) {
         throw std::out_of_range("slot " + std::to_string(slot) + " of " + std::to_string(slots_.size()));
     }
     slots_[(size_t) slot] = slot_state();
+    std::fill_n(messages_.begin() + (std::ptrdiff_t) slot * n_layer_, n_layer_, message_sum());
 }
 
 gate_state hook::get_gate_state(int32_t slot) const {
@@ -128,10 +132,6 @@ void hook::begin(int64_t n_rows, const std::vector<int32_t> & rows, const std::v
             throw std::invalid_argument(which + " is of slot " + std::to_string(slots[i]) +
                                         ", but there are " + std::to_string(slots_.size()) + " (set_slots)");
         }
-        if (offsets[i] < 0) {
-            throw std::invalid_argument(which + " has the offset " + std::to_string(offsets[i]) +
-                                        ", which must be >= 0");
-        }
     }
     for (const intervention & item : program_.interventions()) {
         if (item.kind != CAPTURE) {
@@ -147,14 +147,16 @@ void hook::begin(int64_t n_rows, const std::vector<int32_t> & rows, const std::v
 
     plan_.clear();
     bool any_offset_0 = false;
+    bool any_message  = false;
     for (size_t i = 0; i < rows.size(); ++i) {
         planned_row row    = {rows[i], slots[i], offsets[i], 0.0f};
-        const bool steered = n_descent_items_ > 0 && schedule.rule.steps > 0 &&
+        const bool steered = offsets[i] >= 0 && n_descent_items_ > 0 && schedule.rule.steps > 0 &&
                              (schedule.n_tokens == 0 || offsets[i] < schedule.n_tokens);
         if (steered) {
             row.step_size =
                 (float) (schedule.rule.step_size * std::pow((double) schedule.decay, (double) offsets[i]));
         }
+        any_message       = any_message || offsets[i] < 0;
         slot_state & slot = slots_[(size_t) slots[i]];
         if (gated && offsets[i] == 0) {
             slot            = slot_state();
@@ -183,8 +185,8 @@ void hook::begin(int64_t n_rows, const std::vector<int32_t> & rows, const std::v
     for (layer_plan & layer : layers_) {
         layer.n_seen   = 0;
         layer.n_passed = 0;
-        layer.wanted =
-            layer.any_all || (layer.any_planned && !plan_.empty()) || (layer.any_gate && any_offset_0);
+        layer.wanted = layer.any_all || (layer.any_planned && !plan_.empty()) ||
+                       (layer.any_gate && any_offset_0) || (layer.any_message && any_message);
         for (const planned_row & row : plan_) {
             layer.wanted = layer.wanted || descends(layer, row);
         }
@@ -212,6 +214,7 @@ void hook::begin(int64_t n_rows, const std::vector<int32_t> & rows, const std::v
         trace_.reserve(std::max(n_trace, 2 * trace_.capacity()));
     }
 
+    messages_before_   = messages_; // of one size, so that nothing is allocated after the first decode
     n_rows_            = n_rows;
     rows_written_      = 0;
     first_row_written_ = -1;
@@ -242,6 +245,7 @@ void hook::end() {
     }
     disarm();
     if (failed_) {
+        messages_ = messages_before_;
         if (failed_cause_) {
             std::exception_ptr cause = failed_cause_;
             failed_cause_            = nullptr;
@@ -265,6 +269,7 @@ void hook::abort() {
         throw std::logic_error("abort: called by a function that runs inside the decode");
     }
     if (armed_) {
+        messages_ = messages_before_;
         disarm();
     }
     failed_cause_ = nullptr;

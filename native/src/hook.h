@@ -67,9 +67,10 @@ public:
 
     // Arms the hook for ONE llama_decode of n_rows rows. rows (m): ascending batch rows that are planned;
     // slots (m): the answer each belongs to; offsets (m): its token index relative to the prompt's end (0 =
-    // the prompt's last token). Rows not listed are prompt rows. An offset of 0 starts a new answer: the
-    // slot's gate is read again. Throws std::invalid_argument for lists that make no sense, hook_error where
-    // an answer would go on without its gate.
+    // the prompt's last token). Negative offsets are the message that the answer is to: the gate reads them too,
+    // all since reset_slot. Rows not listed are prompt rows. An offset of 0 starts a new answer: the slot's gate is
+    // read again. Throws std::invalid_argument for lists that make no sense, hook_error where an answer would go on
+    // without its gate.
     void begin(int64_t n_rows, const std::vector<int32_t> & rows, const std::vector<int32_t> & slots,
                const std::vector<int32_t> & offsets);
 
@@ -103,7 +104,8 @@ private:
         std::vector<const intervention *> items;
         bool any_all     = false; // an item with every row in scope
         bool any_planned = false; // an item with the planned rows in scope (gate and descent not counted)
-        bool any_gate    = false;
+        bool any_gate    = false; // a reading of the row at offset 0
+        bool any_message = false; // a reading of the rows before it
         bool any_descent = false;
         // of the running decode
         bool wanted     = false;
@@ -111,9 +113,15 @@ private:
         size_t n_passed = 0; // planned rows among them
     };
 
+    // What a layer's MESSAGE_READ has found so far.
+    struct message_sum {
+        double sum   = 0.0;
+        int64_t n    = 0;
+    };
+
     struct slot_state {
         gate_state gate;
-        int32_t n_read = 0; // gate layers read so far
+        int32_t n_read = 0; // gate readings finished so far
     };
 
     ggml_api api_;
@@ -127,6 +135,8 @@ private:
     bool model_has_fr_       = false;
     bool model_has_jb_       = false;
     std::vector<slot_state> slots_;
+    std::vector<message_sum> messages_;       // (n_slots, n_layer)
+    std::vector<message_sum> messages_before_; // the same before the running decode, for one that fails
 
     // the running decode
     bool armed_       = false;
@@ -168,6 +178,9 @@ private:
 
     bool run_item(const intervention & item, int64_t n);
     bool read_gate(const intervention & item, int64_t n);
+    bool read_message(const intervention & item, int64_t n);
+    bool read_energy(const intervention & item, int head, int64_t i, float * energy);
+    void add_reading(const intervention & item, int head, const planned_row & row, double energy);
     bool run_descent(const intervention & item, int64_t n);
     bool run_host_function(const intervention & item, int64_t n);
     void decide(slot_state & slot) const;

@@ -126,7 +126,8 @@ bool hook::descends(const layer_plan & layer, const planned_row & row) const {
 }
 
 bool hook::needs_planned(const layer_plan & layer, const planned_row & row) const {
-    return layer.any_planned || (layer.any_gate && row.offset == 0) || descends(layer, row);
+    return layer.any_planned || (layer.any_gate && row.offset == 0) || (layer.any_message && row.offset < 0) ||
+           descends(layer, row);
 }
 
 // Whether anything is to be done at this layer with the next n rows of the decode.
@@ -228,6 +229,9 @@ bool hook::run_item(const intervention & item, int64_t n) {
     if (item.kind == GATE_READ) {
         return read_gate(item, n);
     }
+    if (item.kind == MESSAGE_READ) {
+        return read_message(item, n);
+    }
     if (item.kind == DESCEND) {
         return run_descent(item, n);
     }
@@ -236,7 +240,8 @@ bool hook::run_item(const intervention & item, int64_t n) {
     }
     for (int64_t i = 0; i < n; ++i) {
         const int64_t planned = plan_index_[(size_t) i];
-        if (item.scope == PLANNED_ROWS && planned < 0) {
+        if (item.scope == PLANNED_ROWS &&
+            (planned < 0 || (item.kind != CAPTURE && plan_[(size_t) planned].offset < 0))) {
             continue;
         }
         float * h = rows_.data() + i * n_embd_;
@@ -265,25 +270,64 @@ bool hook::run_item(const intervention & item, int64_t n) {
     return true;
 }
 
+// The energy of the i-th chosen row. False after fail(): it is not finite.
+bool hook::read_energy(const intervention & item, int head, int64_t i, float * energy) {
+    *energy = item.energy->energy(head, rows_.data() + i * n_embd_, work_.data());
+    if (!std::isfinite(*energy)) {
+        fail(item.layer, "layer %d: the energy %s of row %d is not finite", (int) item.layer, head_name(head),
+             (int) plan_[(size_t) plan_index_[(size_t) i]].row);
+        return false;
+    }
+    return true;
+}
+
+// One of the gate's terms is known; the last one decides.
+void hook::add_reading(const intervention & item, int head, const planned_row & row, double energy) {
+    slot_state & slot = slots_[(size_t) row.slot];
+    slot.gate.score += item.weight * energy;
+    slot.n_read += 1;
+    trace_.push_back({row.slot, row.offset, item.layer, head, (float) energy, (float) energy, 0,
+                      0.0f}); // begin() reserved the room
+    if (slot.n_read == n_gate_items_) {
+        decide(slot);
+    }
+}
+
 bool hook::read_gate(const intervention & item, int64_t n) {
     for (int64_t i = 0; i < n; ++i) {
         if (plan_index_[(size_t) i] < 0 || plan_[(size_t) plan_index_[(size_t) i]].offset != 0) {
             continue;
         }
-        const planned_row & row = plan_[(size_t) plan_index_[(size_t) i]];
-        const float e           = item.energy->energy(HEAD_HARM, rows_.data() + i * n_embd_, work_.data());
-        if (!std::isfinite(e)) {
-            fail(item.layer, "layer %d: the energy harm of row %d is not finite", (int) item.layer,
-                 (int) row.row);
+        float energy = 0.0f;
+        if (!read_energy(item, HEAD_HARM, i, &energy)) {
             return false;
         }
-        slot_state & slot = slots_[(size_t) row.slot];
-        slot.gate.score += item.weight * e;
-        slot.n_read += 1;
-        trace_.push_back(
-            {row.slot, row.offset, item.layer, HEAD_HARM, e, e, 0, 0.0f}); // begin() reserved the room
-        if (slot.n_read == n_gate_items_) {
-            decide(slot);
+        add_reading(item, HEAD_HARM, plan_[(size_t) plan_index_[(size_t) i]], energy);
+    }
+    return true;
+}
+
+bool hook::read_message(const intervention & item, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+        if (plan_index_[(size_t) i] < 0 || plan_[(size_t) plan_index_[(size_t) i]].offset > 0) {
+            continue;
+        }
+        const planned_row & row = plan_[(size_t) plan_index_[(size_t) i]];
+        message_sum & message   = messages_[(size_t) row.slot * (size_t) n_layer_ + (size_t) item.layer];
+        const bool is_end       = row.offset == 0;
+        if (is_end && message.n > 0) {
+            add_reading(item, HEAD_HARM_MESSAGE, row, message.sum / (double) message.n);
+            continue;
+        }
+        float energy = 0.0f;
+        if (!read_energy(item, HEAD_HARM_MESSAGE, i, &energy)) {
+            return false;
+        }
+        if (is_end) {
+            add_reading(item, HEAD_HARM_MESSAGE, row, energy);
+        } else {
+            message.sum += energy;
+            message.n += 1;
         }
     }
     return true;

@@ -93,15 +93,24 @@ void program::host_function(int32_t layer, std::shared_ptr<row_function> functio
 }
 
 void program::gate_read(int32_t layer, std::shared_ptr<const layer_energy> energy, double weight) {
-    if (!energy || !energy->has_head(HEAD_HARM)) {
-        throw std::invalid_argument(at_layer(layer) +
-                                    "the gate reads the head harm, which this layer's energy does not have");
+    add_reading(GATE_READ, layer, std::move(energy), HEAD_HARM, weight);
+}
+
+void program::message_read(int32_t layer, std::shared_ptr<const layer_energy> energy, double weight) {
+    add_reading(MESSAGE_READ, layer, std::move(energy), HEAD_HARM_MESSAGE, weight);
+}
+
+void program::add_reading(intervention_kind kind, int32_t layer, std::shared_ptr<const layer_energy> energy, int head,
+                          double weight) {
+    if (!energy || !energy->has_head(head)) {
+        throw std::invalid_argument(at_layer(layer) + "the gate reads the head " + head_name(head) +
+                                    ", which this layer's energy does not have");
     }
     if (!std::isfinite(weight)) {
         throw std::invalid_argument(at_layer(layer) + "the weight in the gate must be a finite number");
     }
     intervention item;
-    item.kind   = GATE_READ;
+    item.kind   = kind;
     item.layer  = layer;
     item.energy = std::move(energy);
     item.weight = weight;
@@ -188,7 +197,7 @@ void program::check(int32_t n_layer, int64_t n_embd) const {
             width = (int64_t) item.direction.size();
         } else if (item.kind == LOW_RANK) {
             width = (int64_t) (item.down.size() / item.bias.size());
-        } else if (item.kind == GATE_READ || item.kind == DESCEND) {
+        } else if (item.kind == GATE_READ || item.kind == MESSAGE_READ || item.kind == DESCEND) {
             width = item.energy->n_embd();
         } else if (item.kind == CAPTURE) {
             width = item.out_n_embd;
@@ -197,7 +206,7 @@ void program::check(int32_t n_layer, int64_t n_embd) const {
             throw std::invalid_argument(where + "made for rows of " + std::to_string(width) +
                                         " values, but the model has n_embd = " + std::to_string(n_embd));
         }
-        if (item.kind == GATE_READ) {
+        if (item.kind == GATE_READ || item.kind == MESSAGE_READ) {
             gated     = true;
             last_gate = std::max(last_gate, item.layer);
         }

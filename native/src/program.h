@@ -20,9 +20,10 @@ public:
     virtual bool edit(float * rows, int64_t n, int64_t n_embd, std::exception_ptr & error) noexcept = 0;
 };
 
-enum intervention_kind { GATE_READ, ADD_VECTOR, ABLATE, LOW_RANK, DESCEND, HOST_FUNCTION, CAPTURE };
+enum intervention_kind { GATE_READ, MESSAGE_READ, ADD_VECTOR, ABLATE, LOW_RANK, DESCEND, HOST_FUNCTION, CAPTURE };
 
 // Every row of the decode, or those listed in hook::begin.
+// GATE_READ reads the row at offset 0, MESSAGE_READ those at negative offsets; neither writes.
 enum row_scope { ALL_ROWS, PLANNED_ROWS };
 
 struct intervention {
@@ -32,13 +33,13 @@ struct intervention {
 
     std::vector<float> direction; // ADD_VECTOR: v (n_embd); ABLATE: unit u (n_embd)
     float amount  = 0.0f;         // ABLATE: 1 removes the direction
-    double weight = 0.0;          // GATE_READ: weight of this layer in the gate's score
+    double weight = 0.0;          // GATE_READ, MESSAGE_READ: weight of this reading in the gate's score
 
     std::vector<float> down; // LOW_RANK: V (rank, n_embd)
     std::vector<float> bias; // LOW_RANK: c (rank)
     std::vector<float> up;   // LOW_RANK: U^T (rank, n_embd)
 
-    std::shared_ptr<const layer_energy> energy; // GATE_READ, DESCEND
+    std::shared_ptr<const layer_energy> energy; // GATE_READ, MESSAGE_READ, DESCEND
     float thresholds[n_heads];                  // DESCEND: at or below it nothing is written; -inf = none
     float targets[n_heads];                     // DESCEND: at or below it no further step; -inf = none
 
@@ -78,6 +79,8 @@ public:
                       row_scope scope);
     void host_function(int32_t layer, std::shared_ptr<row_function> function, row_scope scope);
     void gate_read(int32_t layer, std::shared_ptr<const layer_energy> energy, double weight);
+    // the mean of the head harm_message over the message's rows; over the row at offset 0 where it has none
+    void message_read(int32_t layer, std::shared_ptr<const layer_energy> energy, double weight);
     void energy_descent(int32_t layer, std::shared_ptr<const layer_energy> energy,
                         const float (&thresholds)[n_heads], const float (&targets)[n_heads]);
     void capture(int32_t layer, float * out, int64_t n_out_rows, int64_t n_embd, row_scope scope);
@@ -93,6 +96,9 @@ public:
     void check(int32_t n_layer, int64_t n_embd) const;
 
 private:
+    void add_reading(intervention_kind kind, int32_t layer, std::shared_ptr<const layer_energy> energy, int head,
+                     double weight);
+
     std::vector<intervention> interventions_;
     descent_schedule schedule_;
     gate_rule gate_;

@@ -10,7 +10,7 @@ using namespace edge_eds;
 
 static const int64_t n_embd      = 24;
 static const float inf           = std::numeric_limits<float>::infinity();
-static const float none[n_heads] = {-inf, -inf, -inf, -inf};
+static const float none[n_heads] = {-inf, -inf, -inf, -inf, -inf};
 
 static std::vector<float> input_rows(int64_t n, uint64_t seed = 44) {
     random_source random(seed);
@@ -110,6 +110,85 @@ static void the_gate_decides_which_head_is_descended() {
         CHECK(contains(model.wanted, "l_out-2") == (c.head >= 0));
         CHECK(h.take_trace().size() == (c.head < 0 ? 0 : 2));
     }
+}
+
+// A gate that reads the message in layers 1 and 2 and its end in layer 1, and descents above them.
+static program gated_by_message(const std::shared_ptr<layer_energy> & energy) {
+    program p;
+    p.set_gate({0.25, inf, inf});
+    p.gate_read(1, energy, 2.0);
+    p.message_read(1, energy, 0.5);
+    p.message_read(2, energy, -1.0);
+    p.set_descent(schedule_of(0.01f, 2, 0));
+    p.energy_descent(3, energy, none, none);
+    return p;
+}
+
+static double message_score(const fake::llama & model, const layer_energy & energy, int64_t first, int64_t last,
+                            int64_t end) {
+    std::vector<float> work(energy.work_size());
+    double score = 0.25 + 2.0 * energy.energy(HEAD_HARM, row_of(model.outputs[1], end).data(), work.data());
+    for (int64_t i = first; i <= last; ++i) {
+        const double share = 1.0 / (double) (last - first + 1);
+        score += 0.5 * share *
+                 energy.energy(HEAD_HARM_MESSAGE, row_of(model.outputs[1], i).data(), work.data());
+        score -= share * energy.energy(HEAD_HARM_MESSAGE, row_of(model.outputs[2], i).data(), work.data());
+    }
+    return score;
+}
+
+static void the_gate_reads_the_mean_over_the_message() {
+    const std::shared_ptr<layer_energy> energy =
+        random_layer_energy(4, n_embd, {HEAD_HARM, HEAD_HARM_MESSAGE, HEAD_FR});
+    const program p = gated_by_message(energy);
+    for (int64_t n_ubatch : {1, 2, 3, 512}) {
+        fake::llama model;
+        model.n_ubatch = n_ubatch;
+        hook h(fake::api(), model.n_layer, n_embd);
+        h.set_program(&p);
+        decode(model, h, input_rows(7), {2, 3, 4, 6}, {0, 0, 0, 0}, {-4, -3, -2, 0});
+        CHECK(h.get_gate_state(0).read && h.get_gate_state(0).decision == DECIDED_FR);
+        CHECK_NEAR(h.get_gate_state(0).score, message_score(model, *energy, 2, 4, 6), 1e-5);
+        CHECK(h.rows_written() == 1 && h.first_row_written() == 6); // the message is read and keeps its bits
+        const std::vector<trace_record> trace = h.take_trace();
+        CHECK(trace.size() == 4 && trace[1].head == HEAD_HARM_MESSAGE && trace[1].offset == 0 &&
+              trace[1].layer == 1 && trace[2].layer == 2 && trace[3].head == HEAD_FR);
+
+        // an answer that goes on reads nothing more; a message of no tokens is the prompt's end
+        decode(model, h, input_rows(1), {0}, {0}, {1});
+        CHECK(!contains(model.wanted, "l_out-1"));
+        h.reset_slot(0);
+        decode(model, h, input_rows(3), {2}, {0}, {0});
+        CHECK_NEAR(h.get_gate_state(0).score, message_score(model, *energy, 2, 2, 2), 1e-5);
+    }
+}
+
+static void a_message_may_come_in_several_decodes() {
+    const std::shared_ptr<layer_energy> energy =
+        random_layer_energy(4, n_embd, {HEAD_HARM, HEAD_HARM_MESSAGE, HEAD_FR});
+    const program p                = gated_by_message(energy);
+    const std::vector<float> whole = input_rows(6);
+    const auto part                = [&](int64_t first, int64_t last) {
+        return std::vector<float>(whole.begin() + first * n_embd, whole.begin() + last * n_embd);
+    };
+    fake::llama at_once, in_parts;
+    hook one(fake::api(), at_once.n_layer, n_embd), two(fake::api(), in_parts.n_layer, n_embd);
+    one.set_program(&p);
+    two.set_program(&p);
+    two.set_slots(2);
+    decode(at_once, one, whole, {1, 2, 3, 5}, {0, 0, 0, 0}, {-4, -3, -2, 0});
+
+    // of two answers; the other one's rows, and a decode that failed and was run again, change nothing
+    std::vector<float> mixed = part(0, 3);
+    mixed.insert(mixed.end(), whole.begin() + 4 * n_embd, whole.end());
+    decode(in_parts, two, mixed, {1, 2, 3}, {1, 1, 0}, {-4, -3, -7});
+    two.begin(1, {0}, {1}, {-2});
+    in_parts.decode(two, part(3, 4));
+    two.abort();
+    decode(in_parts, two, part(3, 4), {0}, {1}, {-2});
+    decode(in_parts, two, part(4, 6), {1}, {1}, {0});
+    CHECK_NEAR(two.get_gate_state(1).score, one.get_gate_state(0).score, 1e-9);
+    CHECK(!two.get_gate_state(0).read);
 }
 
 static void the_score_is_the_weighted_sum_over_layers() {
@@ -216,7 +295,8 @@ static void thresholds_keep_the_bits() {
     p.set_gate({0.0, inf, inf});
     p.gate_read(1, random_layer_energy(7, n_embd, {HEAD_HARM}), 1.0);
     p.set_descent(schedule_of(0.05f, 2, 0));
-    const float high[n_heads] = {-inf, inf, -inf, -inf};
+    float high[n_heads] = {-inf, -inf, -inf, -inf, -inf};
+    high[HEAD_FR]       = inf;
     p.energy_descent(2, energy, high, none);
     h.set_program(&p);
     decode(model, h, rows, {2}, {0}, {0});
@@ -386,6 +466,8 @@ static void two_hooks_do_not_disturb_each_other() {
 int main() {
     the_gate_decides_which_head_is_descended();
     the_score_is_the_weighted_sum_over_layers();
+    the_gate_reads_the_mean_over_the_message();
+    a_message_may_come_in_several_decodes();
     the_hook_descends_as_layer_energy_does();
     only_the_first_tokens_are_steered();
     thresholds_keep_the_bits();

@@ -11,7 +11,7 @@ static const int32_t n_layer     = 6;
 static const int64_t n_embd      = 24;
 static const float nan_f         = std::numeric_limits<float>::quiet_NaN();
 static const float inf           = std::numeric_limits<float>::infinity();
-static const float none[n_heads] = {-inf, -inf, -inf, -inf};
+static const float none[n_heads] = {-inf, -inf, -inf, -inf, -inf};
 
 static void refuses_arguments() {
     program p;
@@ -30,11 +30,14 @@ static void refuses_arguments() {
     CHECK_THROWS(p.host_function(2, nullptr, ALL_ROWS), std::invalid_argument, "no function");
     CHECK_THROWS(p.gate_read(1, random_layer_energy(1, n_embd, {HEAD_FR}), 1.0), std::invalid_argument,
                  "head harm");
+    CHECK_THROWS(p.message_read(1, random_layer_energy(1, n_embd, {HEAD_HARM}), 1.0), std::invalid_argument,
+                 "head harm_message");
     CHECK_THROWS(p.gate_read(1, random_layer_energy(1, n_embd, {HEAD_HARM}), nan_f), std::invalid_argument,
                  "weight");
     CHECK_THROWS(p.energy_descent(1, random_layer_energy(1, n_embd, {HEAD_HARM}), none, none),
                  std::invalid_argument, "nothing to descend");
-    const float with_nan[n_heads] = {-inf, nan_f, -inf, -inf};
+    float with_nan[n_heads] = {-inf, -inf, -inf, -inf, -inf};
+    with_nan[HEAD_FR]        = nan_f;
     CHECK_THROWS(p.energy_descent(1, random_layer_energy(1, n_embd, {HEAD_FR}), with_nan, none),
                  std::invalid_argument, "head fr is NaN");
     CHECK_THROWS(p.capture(1, nullptr, 3, n_embd, ALL_ROWS), std::invalid_argument, "no memory");
