@@ -45,7 +45,10 @@ static row_scope scope_from_name(const std::string & name) {
     if (name == "planned") {
         return PLANNED_ROWS;
     }
-    throw nb::value_error(("unknown scope '" + name + "': expected all or planned").c_str());
+    if (name == "message") {
+        return MESSAGE_ROWS;
+    }
+    throw nb::value_error(("unknown scope '" + name + "': expected all, planned or message").c_str());
 }
 
 static void fill_by_head(const nb::dict & values, const layer_energy & energy, const char * what,
@@ -92,7 +95,8 @@ void bind_program(nb::module_ & m) {
     nb::class_<py_program>(m, "Program", nb::type_slots(program_slots),
                            "What is to be done at which layer. On one layer: gate readings, then the rest in "
                            "the order added, then captures.\n\n"
-                           "scope: \"all\" rows of the decode, or the \"planned\" rows listed in Hook.begin.")
+                           "scope: \"all\" rows of the decode, or of the rows listed in Hook.begin the \"planned\" ones "
+                           "(offset >= 0) or those of a \"message\" (offset < 0).")
         .def(nb::init<>())
         .def(
             "add_vector",
@@ -192,5 +196,5 @@ void bind_program(nb::module_ & m) {
             },
             "il"_a, "out"_a.noconvert(), "scope"_a,
             "Copy rows, as they leave the layer, into out (float32, C-contiguous): batch row i to out[i], or "
-            "the i-th planned row to out[i]");
+            "the i-th listed row of the scope to out[i]");
 }

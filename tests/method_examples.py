@@ -36,4 +36,5 @@ def make_collection(path: Path, *, n_pairs: int = N_PAIRS, seed: int = 0) -> Col
         tuple(range(N_LAYER - 1)),
         tuple(examples),
         np.asarray(states, dtype=np.float16),
+        np.asarray(states, dtype=np.float16),
     )

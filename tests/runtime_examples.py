@@ -46,11 +46,18 @@ def make_prompt(n: int, seed: int = 0) -> list[int]:
 
 
 def make_energies(
-    path: Path, *, gated: bool = True, subspace: bool = True, n_embd: int = N_EMBD, **changes: Any
+    path: Path,
+    *,
+    gated: bool = True,
+    reads_message: bool = False,
+    subspace: bool = True,
+    n_embd: int = N_EMBD,
+    **changes: Any,
 ) -> EnergyFile:
     """Random energies of a model; with a gate (that finds every prompt benign) fr and jb, else merged.
 
     Args:
+        reads_message: the gate reads the message, too, in another order of weights.
         changes: fields of SteeringSpec, and `gate` as a GateSpec.
     """
     n_in = RANK if subspace else n_embd
@@ -59,12 +66,17 @@ def make_energies(
         heads = {}
         if gated and il in GATE_LAYERS:
             heads["harm"] = make_head(n_in, (8,), True, 100 + il)
+            if reads_message:
+                heads["harm_message"] = make_head(n_in, (8,), True, 150 + il)
         if il in STEERED_LAYERS:
             for i, head in enumerate(("fr", "jb") if gated else ("merged",)):
                 heads[head] = make_head(n_in, (16,), bool(il % 2), 200 + 10 * i + il)
         if heads:
             layers[il] = LayerEnergy(il, make_subspace(n_embd, RANK, il) if subspace else None, heads)
-    gate = GateSpec(bias=0.5, weights={1: 1.0, 2: -0.5}, benign=ALWAYS, harmful=2 * ALWAYS)
+    gate = GateSpec(
+        bias=0.5, weights={1: 1.0, 2: -0.5}, benign=ALWAYS, harmful=2 * ALWAYS,
+        message_weights={1: -2.0, 2: 3.0} if reads_message else {},
+    )  # fmt: skip
     settings = {
         "gate": gate if gated else None, "layers": STEERED_LAYERS,
         "heads": ("fr", "jb") if gated else ("merged",), "steps": 3, "step_size": 0.15, "n_tokens": 3, "decay": 0.8,

@@ -75,8 +75,11 @@ def one_at_a_time(path: Path, prompts: Sequence[list[int]], steering: Steering |
                 llm.reset()
                 tokens, logits = answer(llm, prompt, n=N_NEW)
                 trace = llm.last_trace
-            states = {il: rows[-1] for il, rows in llm.capture(prompt, LAYERS).items()}
-            found.append(Generation(tokens, "", "length", len(prompt), logits[0], states, trace))
+            captured = llm.capture(prompt, LAYERS)
+            states = {il: rows[-1] for il, rows in captured.items()}
+            message = slice(0, max(len(prompt) - 1, 1))  # these prompts are no chats
+            means = {il: rows[message].mean(axis=0) for il, rows in captured.items()}
+            found.append(Generation(tokens, "", "length", len(prompt), logits[0], states, means, trace))
     return found
 
 
@@ -103,11 +106,12 @@ def assert_same_trace(found: Trace, expected: Trace, atol: float) -> None:
 
 
 def assert_same_states(found: Generation, expected: Generation, layers: Sequence[int] = LAYERS) -> None:
-    assert found.states is not None
-    assert expected.states is not None
+    assert found.states is not None and found.message_states is not None
+    assert expected.states is not None and expected.message_states is not None
     for il in layers:
         assert found.states[il].dtype == np.float32
         np.testing.assert_allclose(found.states[il], expected.states[il], atol=TOLERANCE)
+        np.testing.assert_allclose(found.message_states[il], expected.message_states[il], atol=TOLERANCE)
 
 
 # -- the same as one at a time

@@ -32,7 +32,7 @@ from edge_eds.errors import EnergyFileError, FingerprintError, SettingsError, St
 from edge_eds.runtime import session as session_module
 from edge_eds.runtime.hooks import LayerProbe
 from edge_eds.runtime.interventions import AddVector
-from edge_eds.runtime.program import capture_program
+from edge_eds.runtime.program import capturing
 from edge_eds.runtime.trace import HEADS, Trace
 
 PROMPT = make_prompt(41)
@@ -53,7 +53,7 @@ class Watched(EdgeLlama):
     def _armed(self, first: int, n_rows: int) -> Iterator[None]:
         rows = {il: np.full((n_rows, N_EMBD), np.nan, dtype=np.float32) for il in LAYERS}
         program = self._program
-        self._hook.set_program(program.native(rows) if program else capture_program(rows))
+        self._hook.set_program(capturing(program, [(rows, "all")]))
         with super()._armed(first, n_rows):
             yield
         for il in LAYERS:
@@ -313,8 +313,8 @@ def test_a_decision_is_made_anew_for_every_answer(path: Path, engine: str) -> No
                 answer(llm, prompt, n=4)
                 expected = "benign" if score <= low else "harmful" if score >= high else "uncertain"
                 assert llm.last_trace.gate == expected
-                descended = {"benign": [1], "harmful": [2], "uncertain": []}[expected]
-                assert sorted(set(llm.last_trace.descents["head"].tolist())) == descended
+                descended = {"benign": ["fr"], "harmful": ["jb"], "uncertain": []}[expected]
+                assert [HEADS[head] for head in np.unique(llm.last_trace.descents["head"])] == descended
 
 
 @pytest.mark.parametrize("engine", ["native", "onnx"])

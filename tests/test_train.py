@@ -20,9 +20,9 @@ SETTINGS = TrainSettings(steer_rank=8, steer_recipe=HeadRecipe(hidden=(8,), epoc
 
 
 def collection(strength: float, *, refused_share: float = 0.5, seed: int = 0) -> Collection:
-    """Pairs and ordinary prompts whose states carry intent (direction 0) and refusal (direction 1)."""
-    rng = np.random.default_rng(seed)
-    examples, states = [], []
+    """Pairs and ordinary prompts whose states carry intent (direction 0, over the message 2) and refusal (direction 1)."""
+    rng, message_rng = np.random.default_rng(seed), np.random.default_rng([seed, 1])
+    examples, states, messages = [], [], []
     for i in range(N_PAIRS):
         split = "train" if i % 3 else "validation"
         for intent in ("benign", "harmful", "ordinary"):
@@ -33,9 +33,13 @@ def collection(strength: float, *, refused_share: float = 0.5, seed: int = 0) ->
             label = "refusal" if refused else "answer"
             examples.append(Example(f"{i}-{intent}", str(i), "c", split, intent, "prompt", "answer", label, 1))
             states.append(h)
+            message = message_rng.normal(size=h.shape)
+            message[:, 2] += strength * (1 if intent == "harmful" else -1)
+            messages.append(message)
     fingerprint = ModelFingerprint("llama", N_LAYER, N_EMBD, "v", "F32", "none")
     layers = tuple(range(N_LAYER - 1))
-    return Collection(fingerprint, "hash", layers, tuple(examples), np.asarray(states, dtype=np.float16))
+    ends, means = (np.asarray(values, dtype=np.float16) for values in (states, messages))
+    return Collection(fingerprint, "hash", layers, tuple(examples), ends, means)
 
 
 def test_what_the_states_carry_is_found() -> None:
@@ -103,6 +107,8 @@ def test_a_model_that_never_refuses_teaches_no_false_refusals() -> None:
 
 def test_too_few_examples_are_an_error() -> None:
     data = collection(1.0)
-    few = Collection(data.fingerprint, data.prompt_set_hash, data.layers, data.examples[:12], data.states[:12])
+    few = Collection(
+        data.fingerprint, data.prompt_set_hash, data.layers, data.examples[:12], data.states[:12], data.message_states[:12]
+    )
     with pytest.raises(InputError, match="at least"):
         train(few, SETTINGS)

@@ -179,9 +179,11 @@ class EnergyFile:
                 raise EnergyFileError(
                     f"the settings steer layer {il}, but there is no energy {' or '.join(spec.heads)} for it"
                 )
-        for il in spec.gate.layers if spec.gate is not None else ():
-            if "harm" not in heads.get(il, ()):
-                raise EnergyFileError(f"the gate reads layer {il}, but there is no energy harm for it")
+        if spec.gate is not None:
+            for head, weights in (("harm", spec.gate.weights), ("harm_message", spec.gate.message_weights)):
+                for il in weights:
+                    if head not in heads.get(il, ()):
+                        raise EnergyFileError(f"the gate reads layer {il}, but there is no energy {head} for it")
         if spec.covariance:
             for il in spec.layers:
                 if self.subspace(il) is None:

@@ -30,7 +30,7 @@ FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 EnergyAndGradient: TypeAlias = Callable[[FloatArray], tuple[FloatArray, FloatArray]]
 
-HEADS = ("harm", "fr", "jb", "merged")
+HEADS = ("harm", "harm_message", "fr", "jb", "merged")
 """Every head name, in the order that traces number them by."""
 
 LAYER_NORM_EPS = 1e-5

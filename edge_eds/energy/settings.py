@@ -132,30 +132,38 @@ class Steering:
 
 @dataclass(frozen=True)
 class GateSpec:
-    """The gate, read once at the prompt's end: score = bias + sum over layers of weight * E_harm.
+    """The gate, read once at the prompt's end: score = bias + sum over layers of weight * E_harm at the prompt's last
+    token + sum over layers of message weight * the mean of E_harm_message over the tokens of the message.
 
-    weights {il: weight}; benign <= harmful are the two bounds on the score.
+    weights, message_weights {il: weight}, not both empty; benign <= harmful are the two bounds on the score.
     """
 
     bias: float
     weights: Mapping[int, float]
     benign: float
     harmful: float
+    message_weights: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("bias", "benign", "harmful"):
             object.__setattr__(self, name, _number(f"gate {name}", getattr(self, name)))
-        layers = _layers("gate layers", tuple(self.weights))
-        weights = {il: _number(f"gate weight of layer {il}", self.weights[il]) for il in layers}
-        object.__setattr__(self, "weights", weights)
+        _layers("gate layers", {*self.weights, *self.message_weights})
+        for name in ("weights", "message_weights"):
+            by_layer: Mapping[int, float] = getattr(self, name)
+            checked = {
+                _integer("gate layer", il, 0): _number(f"gate weight of layer {il}", by_layer[il])
+                for il in sorted(by_layer)
+            }
+            object.__setattr__(self, name, checked)
         _gate_bounds(self.benign, self.harmful)
 
     @property
     def layers(self) -> tuple[int, ...]:
-        return tuple(self.weights)
+        return tuple(sorted({*self.weights, *self.message_weights}))
 
     def __hash__(self) -> int:
-        return hash((self.bias, tuple(self.weights.items()), self.benign, self.harmful))
+        weights = (tuple(self.weights.items()), tuple(self.message_weights.items()))
+        return hash((self.bias, weights, self.benign, self.harmful))
 
 
 @dataclass(frozen=True)
@@ -233,7 +241,8 @@ class SteeringSpec:
         try:
             if values["gate"] is not None:
                 gate = _keys("gate settings", GateSpec, values["gate"])
-                values["gate"] = GateSpec(**{**gate, "weights": _int_keys(gate["weights"])})
+                weights = {name: _int_keys(gate[name]) for name in ("weights", "message_weights")}
+                values["gate"] = GateSpec(**{**gate, **weights})
             for name in ("thresholds", "targets"):
                 values[name] = {head: _int_keys(by_layer) for head, by_layer in values[name].items()}
             return cls(**values)

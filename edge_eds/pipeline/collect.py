@@ -1,11 +1,12 @@
-"""Prompts -> hidden states at the prompt's end, and the model's own judged answer.
+"""Prompts -> hidden states at the prompt's end and over the message, and the model's own judged answer.
 
 Takes a model and prompts; leaves a folder of shards, each a float16 array of states with a JSON-lines
 neighbour, and `collect.json`, which says what made them. A shard is written whole or not at all, and a run
 that was killed goes on with the first shard that is missing. Leaves out what the labels mean (training).
 
     collect.json           model fingerprint, prompt-set hash, settings, versions
-    shard-00000.npy        float16 (n, n_layers, n_embd), block outputs at the prompt's last token
+    shard-00000.npy        float16 (n, 2, n_layers, n_embd), block outputs at the prompt's last token, and their mean
+                           over the tokens of the message (runtime/message.py)
     shard-00000.jsonl      n lines: id, category, split, intent, prompt, answer, label, first_token
 """
 
@@ -29,7 +30,7 @@ from edge_eds.pipeline.judge import judge
 from edge_eds.pipeline.prompts import LabelledPrompt, PromptSet
 from edge_eds.runtime.batch import BatchRunner, Generation
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SHARD_SIZE = 64
 MANIFEST = "collect.json"
 
@@ -72,15 +73,15 @@ class Collection:
     layers: tuple[int, ...]
     examples: tuple[Example, ...]
     states: npt.NDArray[np.float16]  # (n, n_layers, n_embd)
+    message_states: npt.NDArray[np.float16]  # (n, n_layers, n_embd)
 
-    def layer(self, il: int, rows: npt.NDArray[Any] | None = None) -> npt.NDArray[np.float32]:
-        """float32 (n, n_embd), the states of one layer, of some rows or of all."""
-        column = self.layers.index(il)
-        return (
-            self.states[:, column].astype(np.float32)
-            if rows is None
-            else self.states[rows, column].astype(np.float32)
-        )
+    def layer(self, il: int, rows: npt.NDArray[Any] | slice = slice(None)) -> npt.NDArray[np.float32]:
+        """float32 (n, n_embd), the states of one layer at the prompts' ends, of some rows or of all."""
+        return self.states[rows, self.layers.index(il)].astype(np.float32)
+
+    def message_layer(self, il: int) -> npt.NDArray[np.float32]:
+        """float32 (n, n_embd), the mean states of one layer over the messages."""
+        return self.message_states[:, self.layers.index(il)].astype(np.float32)
 
 
 def collect(
@@ -173,12 +174,14 @@ def load_collection(folder: Path) -> Collection:
                 f"{_answers_path(folder, number)}: does not fit its states; delete both and collect again"
             )
         examples += [Example(**row) for row in rows]
+    both = np.concatenate(states)
     return Collection(
         ModelFingerprint(**manifest["fingerprint"]),
         manifest["prompt_set_hash"],
         tuple(manifest["layers"]),
         tuple(examples),
-        np.concatenate(states),
+        both[:, 0],
+        both[:, 1],
     )
 
 
@@ -230,7 +233,7 @@ def _write_shard(
     generations: Sequence[Generation],
     layers: Sequence[int],
 ) -> None:
-    states = np.stack([np.stack([_states(generation)[il] for il in layers]) for generation in generations])
+    states = np.stack([_states(generation, layers) for generation in generations])
     lines = []
     for item, generation in zip(items, generations, strict=True):
         example = Example(
@@ -255,9 +258,10 @@ def _write_shard(
         raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
-def _states(generation: Generation) -> dict[int, npt.NDArray[np.float32]]:
-    assert generation.states is not None
-    return generation.states
+def _states(generation: Generation, layers: Sequence[int]) -> npt.NDArray[np.float32]:
+    """(2, n_layers, n_embd): at the prompt's end, and over the message."""
+    assert generation.states is not None and generation.message_states is not None
+    return np.stack([[states[il] for il in layers] for states in (generation.states, generation.message_states)])
 
 
 def _float16_range() -> tuple[float, float]:

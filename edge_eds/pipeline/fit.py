@@ -38,6 +38,7 @@ from edge_eds.pipeline.train import TrainedEnergies, TrainSettings, train
 from edge_eds.pipeline.tune import TuneReport, TuneSettings, tune
 from edge_eds.runtime.batch import BatchRunner
 from edge_eds.runtime.energies import ModelFiles
+from edge_eds.runtime.trace import GATE_HEADS
 
 TRAINED_FILE = "trained.energy.onnx"
 TRIALS_FILE = "trials.jsonl"
@@ -218,7 +219,7 @@ def _used(energies: EnergyModel, spec: SteeringSpec) -> EnergyModel:
     layers: dict[int, LayerEnergy] = {}
     gate_layers = spec.gate.layers if spec.gate else ()
     for il, layer in energies.layers.items():
-        wanted = {*(spec.heads if il in spec.layers else ()), *(("harm",) if il in gate_layers else ())}
+        wanted = {*(spec.heads if il in spec.layers else ()), *(GATE_HEADS if il in gate_layers else ())}
         heads = {name: head for name, head in layer.heads.items() if name in wanted}
         if heads:
             layers[il] = LayerEnergy(il, layer.subspace, heads)

@@ -1,9 +1,11 @@
-"""The gate of a model: one score for "is this request harmful?", read from several layers at the prompt's end.
+"""The gate of a model: one score for "is this request harmful?", read from several layers at the prompt's end and over
+the tokens of the message.
 
-Takes a collection; gives E_harm for a span of layers and what joins them. All layers are fitted together, by ridge
-regression of the intent on their standardised states: a layer's E_harm is its term of one sum, so that layers which
-tell the same thing share it, and what only two of them together can tell is found. The gate is read and never
-descended, so nothing asks for the shape of an energy around a state; small MLPs and kernels ranked no better.
+Takes a collection; gives E_harm and E_harm_message for a span of layers and what joins them. All of it is fitted
+together, by ridge regression of the intent on the standardised states: an energy is one term of one sum, so that layers
+which tell the same thing share it, and what only two of them together can tell is found. A linear energy of the mean
+state is the mean of that energy over the tokens, which is what the runtime reads. The gate is read and never descended,
+so nothing asks for the shape of an energy around a state; small MLPs and kernels ranked no better.
 
 Everything that is chosen (the penalty, the score's scale, later the bounds) is chosen on scores that are *out of
 fold*: each prompt's score comes from a fit that has seen no prompt of its category. A gate has to work on kinds of
@@ -22,6 +24,7 @@ from edge_eds.energy.calibration import auc, fit_logistic
 from edge_eds.energy.network import HeadWeights, LayerEnergy, Subspace
 from edge_eds.energy.settings import GateSpec
 from edge_eds.pipeline.collect import Collection
+from edge_eds.runtime.trace import GATE_HEADS
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -30,7 +33,7 @@ SMALLEST_SPREAD = 1e-6  # of a state's component that does not vary
 
 @dataclass(frozen=True)
 class TrainedGate:
-    """spec: its bounds are still to be chosen. layers: E_harm of each layer that it reads.
+    """spec: its bounds are still to be chosen. layers: E_harm and E_harm_message of each layer that it reads.
 
     scores (n,): out-of-fold log-odds of harm for every example of the collection; auc: how they rank the prompts that
     have an intent to be told, ordinary requests left out.
@@ -60,7 +63,8 @@ def train_gate(
         ridges: penalties to choose from, in units of the number of features.
         n_folds: parts of the collection that are left out in turn.
     """
-    states = np.concatenate([collection.layer(il) for il in layers], axis=1)  # (n, n_layers * n_embd)
+    ends, messages = [[read(il) for il in layers] for read in (collection.layer, collection.message_layer)]
+    states = np.concatenate([*ends, *messages], axis=1)  # (n, 2 * n_layers * n_embd)
     folds = folds_by_category(collection, n_folds, seed)
     by_ridge = dict(zip(ridges, _out_of_fold(states, harmful, folds, ridges), strict=True))
     ridge = max(ridges, key=lambda value: auc(by_ridge[value][ranked], harmful[ranked]))
@@ -68,11 +72,11 @@ def train_gate(
     bias, (scale,) = fit_logistic(raw[ranked][:, None], harmful[ranked])
     mean, spread = _standardised(states)
     weights = _ridge_weights((states - mean) / spread, harmful, [ridge])[0] * scale / spread
-    mean_of, weights_of = np.split(mean, len(layers)), np.split(weights, len(layers))
-    energies = {
-        il: _term(il, m, w, collection.layer(il)) for il, m, w in zip(layers, mean_of, weights_of, strict=True)
-    }
-    spec = GateSpec(bias=bias, weights=dict.fromkeys(layers, 1.0), benign=0.0, harmful=0.0)
+    means = mean.reshape(2, len(layers), -1)
+    terms = weights.reshape(means.shape)
+    energies = {il: _terms(il, means[:, i], terms[:, i], ends[i]) for i, il in enumerate(layers)}
+    one_each = dict.fromkeys(layers, 1.0)
+    spec = GateSpec(bias=bias, weights=one_each, message_weights=one_each, benign=0.0, harmful=0.0)
     return TrainedGate(spec, energies, bias + scale * raw, auc(raw[ranked], harmful[ranked]))
 
 
@@ -112,13 +116,17 @@ def _ridge_weights(X: npt.NDArray[np.float32], harmful: BoolArray, ridges: Seque
     return np.asarray(dual @ X / X.shape[1])
 
 
-def _term(
-    il: int, mean: npt.NDArray[np.float32], weights: FloatArray, states: npt.NDArray[np.float32]
+def _terms(
+    il: int, means: npt.NDArray[np.float32], weights: FloatArray, ends: npt.NDArray[np.float32]
 ) -> LayerEnergy:
-    """weights . (h - mean) as an energy: linear, along the one direction of the weights."""
-    length = float(np.linalg.norm(weights)) or 1.0
-    direction = (weights / length).astype(np.float32)
-    direction /= np.linalg.norm(direction) or 1.0
-    spread = max(float(((states - mean) @ direction).std()), SMALLEST_SPREAD)
-    subspace = Subspace(mean, direction[None], np.array([spread], dtype=np.float32))
-    return LayerEnergy(il, subspace, {"harm": HeadWeights((), np.array([length * spread], dtype=np.float32))})
+    """weights . (h - mean) as energies, for the prompt's end and the message, means and weights (2, n_embd): linear, in
+    the plane of the two weights, which is scaled by the states at the prompts' ends.
+    """
+    plane = np.linalg.qr(weights.T)[0].T  # (2, n_embd), orthonormal even if the weights are not independent
+    spread = np.maximum(((ends - means[0]) @ plane.T).std(axis=0), SMALLEST_SPREAD)
+    subspace = Subspace(means[0], plane.astype(np.float32), spread.astype(np.float32))
+    heads = {
+        head: HeadWeights((), ((plane @ w) * spread).astype(np.float32), c=float(w @ (means[0] - mean)))
+        for head, mean, w in zip(GATE_HEADS, means, weights, strict=True)
+    }
+    return LayerEnergy(il, subspace, heads)

@@ -5,7 +5,7 @@ every candidate layer for steering, E_fr and E_jb, and a calibrated gate. How st
 found by steering the model itself (tune.py): a layer that classifies well need not be one that causes the
 answer.
 
-    E_harm  low: benign, high: harmful (gate.py)
+    E_harm  low: benign, high: harmful; E_harm_message the same over the message (gate.py)
     E_fr    low: benign and answered, high: benign and refused
     E_jb    low: harmful and refused, high: harmful and answered
 """
@@ -183,6 +183,8 @@ def gate_scores(collection: Collection, energies: EnergyModel, gate: GateSpec) -
     score = np.full(len(collection.examples), gate.bias)
     for il, weight in gate.weights.items():
         score += weight * energies.energy(il, "harm", collection.layer(il)).astype(np.float64)
+    for il, weight in gate.message_weights.items():
+        score += weight * energies.energy(il, "harm_message", collection.message_layer(il)).astype(np.float64)
     return score
 
 

@@ -130,11 +130,10 @@ def _final_spec(bed: TuneBed, schedule: Schedule, reports: Mapping[str, HeadRepo
     benign = reports["fr"].chosen.bound if "fr" in reports else -OPEN
     harmful = reports["jb"].chosen.bound if "jb" in reports else OPEN
     spec = bed.file.spec
-    assert spec.gate is not None
     return replace(
         spec,
         **asdict(schedule),
-        gate=replace(spec.gate, benign=min(benign, harmful), harmful=harmful),
+        gate=replace(bed.trained.gate, benign=min(benign, harmful), harmful=harmful),
         heads=tuple(reports),
         thresholds={head: {il: spec.thresholds[head][il] for il in schedule.layers} for head in reports},
     )

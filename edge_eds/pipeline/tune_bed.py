@@ -75,8 +75,10 @@ class TuneBed:
         self.runner, self.collection, self.trained, self.memo = runner, collection, trained, memo
         self.labels = Labels.of(collection)
         self._refusal_tokens = _refusal_tokens(collection)
+        # Held open, so that what it reads does not matter; what reads the message would decode all of it every time.
+        gate = replace(trained.gate, benign=-OPEN, harmful=OPEN, message_weights={})
         spec = SteeringSpec(
-            gate=replace(trained.gate, benign=-OPEN, harmful=OPEN),
+            gate=gate,
             layers=trained.steer_layers,
             heads=trained.heads,
             steps=1,

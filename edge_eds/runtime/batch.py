@@ -23,8 +23,9 @@ from edge_eds.errors import PromptTooLongError, SettingsError, SteeringError
 from edge_eds.runtime.chat_prompt import Message
 from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.interventions import Intervention
+from edge_eds.runtime.message import NO_MESSAGE
 from edge_eds.runtime.parallel import ParallelLlama, Rows
-from edge_eds.runtime.program import HookProgram, capture_program, intervention_program, steering_program
+from edge_eds.runtime.program import HookProgram, capturing, intervention_program, steering_program
 from edge_eds.runtime.scoring import answer_log_probs
 from edge_eds.runtime.session import EdgeLlama
 from edge_eds.runtime.trace import Trace
@@ -44,6 +45,7 @@ class Generation:
     n_prompt: int
     first_logits: FloatArray | None = None  # (n_vocab,)
     states: dict[int, FloatArray] | None = None  # layer -> (n_embd,) at the prompt's last token
+    message_states: dict[int, FloatArray] | None = None  # layer -> (n_embd,), the mean over the message's tokens
     trace: Trace = field(default_factory=Trace)
 
 
@@ -54,9 +56,11 @@ class _Sequence:
     index: int
     prompt: list[int]
     n_past: int
+    message: range  # positions that the hook is told of; none where nothing asks for them
     answer: list[int] = field(default_factory=list)
     first_logits: FloatArray | None = None
     states: dict[int, FloatArray] | None = None
+    message_sums: dict[int, FloatArray] = field(default_factory=dict)  # layer -> (n_embd,), of the rows so far
     trace: Trace = field(default_factory=Trace)
 
 
@@ -182,8 +186,8 @@ class BatchRunner:
             max_new_tokens: at least 1.
             steering: settings for the energies in use, or any program (energy_program, intervention_program);
                 None answers plainly.
-            capture_layers: layers whose state at the prompt's last token is kept (as the model computes it,
-                after any steering of that layer).
+            capture_layers: layers whose state at the prompt's last token, and mean state over the message, is
+                kept (as the model computes it, after any steering of that layer).
             want_logits: keep the logits of the first new token.
             on_done: called with the prompt's index and its answer as soon as it is complete.
 
@@ -242,7 +246,8 @@ class BatchRunner:
             SteeringError: steering was asked for and did not happen.
         """
         self._check_lengths(prompts, max_new_tokens)
-        if self._shares_prefix:
+        reads_message = any(program is not None and program.reads_message for program in programs)
+        if self._shares_prefix and not reads_message:
             return try_programs(
                 self._llm,
                 _N_BATCH,
@@ -320,6 +325,8 @@ class _Run:
         try:
             if self.runner._shares_prefix and repeatable and len(prompts) > 1:
                 self.prefix = _common_prefix(prompts)
+                messages = [message.start for message in map(self._message, prompts) if message]
+                self.prefix = self.prefix[: min(messages, default=None)]
             for start in range(0, len(self.prefix), _N_BATCH):
                 rows = Rows()
                 for position in range(start, min(start + _N_BATCH, len(self.prefix))):
@@ -329,6 +336,11 @@ class _Run:
         finally:
             self.hook.set_program(None)
             llama_api.llama_memory_clear(self.memory, True)
+
+    def _message(self, prompt: Sequence[int]) -> range:
+        """The positions of the message, where they are read."""
+        is_read = bool(self.capture_layers) or (self.program is not None and self.program.reads_message)
+        return self.llm.message_in(prompt) if is_read else NO_MESSAGE
 
     def all(
         self, prompts: Sequence[list[int]], on_done: Callable[[int, Generation], None] | None
@@ -356,7 +368,7 @@ class _Run:
         self.hook.reset_slot(slot)
         if self.program is not None and self.program.host is not None:
             self.program.host.reset_slot(slot)
-        return _Sequence(index, prompt, n_past=len(self.prefix))
+        return _Sequence(index, prompt, n_past=len(self.prefix), message=self._message(prompt))
 
     def _step(self) -> None:
         """One decode: a new token for every answer that has begun, and as much of the new prompts as fits."""
@@ -365,10 +377,11 @@ class _Run:
         for slot, sequence in self.active.items():
             if sequence.answer:
                 outputs[slot] = rows.n
-                rows.add_answer_row(rows.n, slot, len(sequence.answer))
+                rows.tell(rows.n, slot, len(sequence.answer))
                 self.llm.put(rows, sequence.answer[-1], sequence.n_past, slot, output=True)
                 sequence.n_past += 1
-        ends: dict[int, int] = {}  # slot -> index among the answer rows, for prompts that end in this decode
+        n_answer_rows = rows.n
+        ends: dict[int, int] = {}  # slot -> index among the answers' rows, for prompts that end in this decode
         for slot, sequence in self.active.items():
             if sequence.answer:
                 continue
@@ -378,11 +391,13 @@ class _Run:
                 is_end = position == len(sequence.prompt) - 1
                 if is_end:
                     outputs[slot] = rows.n
-                    ends[slot] = len(rows.answer_rows)
-                    rows.add_answer_row(rows.n, slot, 0)
+                    ends[slot] = n_answer_rows + len(ends)
+                    rows.tell(rows.n, slot, 0)
+                elif position in sequence.message:
+                    rows.tell(rows.n, slot, position - len(sequence.prompt) + 1)
                 self.llm.put(rows, sequence.prompt[position], position, slot, output=is_end)
                 sequence.n_past += 1
-        states = self._decode_with_states(rows) if ends and self.capture_layers else self._decode(rows)
+        states = self._decode_with_states(rows) if self.capture_layers else self._decode(rows)
         for slot, row in outputs.items():
             sequence = self.active[slot]
             logits = np.ctypeslib.as_array(
@@ -399,14 +414,23 @@ class _Run:
         return {}
 
     def _decode_with_states(self, rows: Rows) -> dict[int, FloatArray]:
-        """Decode, and give layer -> (n answer rows, n_embd)."""
-        shape = (len(rows.answer_rows), self.llm.n_embd())
-        states = {il: np.empty(shape, dtype=np.float32) for il in self.capture_layers}
-        self.hook.set_program(
-            self.program.native(states, "planned") if self.program else capture_program(states, "planned")
+        """Decode, add what is in the messages to their sums, and give layer -> (n rows of answers, n_embd)."""
+        offsets, slots = np.asarray(rows.offsets), np.asarray(rows.slots)
+        if not (offsets <= 0).any():
+            return self._decode(rows)
+        of_message = slots[offsets < 0]
+        states, message_states = (
+            {il: np.empty((n, self.llm.n_embd()), dtype=np.float32) for il in self.capture_layers}
+            for n in (len(offsets) - len(of_message), len(of_message))
         )
+        captures = ((states, "planned"), (message_states, "message"))
+        self.hook.set_program(capturing(self.program, captures))
         self._decode(rows)
         self.hook.set_program(self.program.native() if self.program else None)
+        for slot in np.unique(of_message).tolist():
+            sums = self.active[slot].message_sums
+            for il, rows_of_layer in message_states.items():
+                sums[il] = sums.get(il, np.float32(0)) + rows_of_layer[of_message == slot].sum(axis=0)
         return states
 
     def _collect_traces(self, rows: Rows) -> None:
@@ -428,6 +452,8 @@ class _Run:
 
     def _generation(self, sequence: _Sequence) -> Generation:
         stopped = self._ends_answer(sequence.answer[-1])
+        n_message = np.float32(len(sequence.message))
+        message_states = {il: total / n_message for il, total in sequence.message_sums.items()} or sequence.states
         tokens = sequence.answer[:-1] if stopped else sequence.answer
         return Generation(
             tokens=tokens,
@@ -436,6 +462,7 @@ class _Run:
             n_prompt=len(sequence.prompt),
             first_logits=sequence.first_logits,
             states=sequence.states,
+            message_states=message_states,
             trace=sequence.trace,
         )
 

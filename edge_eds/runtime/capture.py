@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from edge_eds.errors import SettingsError, SteeringError
 from edge_eds.runtime.hooks import armed
-from edge_eds.runtime.program import HookProgram, capture_program
+from edge_eds.runtime.message import NO_MESSAGE
+from edge_eds.runtime.program import HookProgram, capturing
 
 if TYPE_CHECKING:
     from edge_eds.runtime.session import EdgeLlama
@@ -115,6 +116,8 @@ def _decoded(
 ) -> Iterator[CapturedPiece]:
     n_rows = min(llm.n_batch, len(tokens)) if positions == "all" else 1
     buffers = {il: np.empty((n_rows, llm.n_embd()), dtype=np.float32) for il in layers}
+    message = llm.message_in(tokens) if program is not None and program.reads_message else NO_MESSAGE
+    told = [*message, len(tokens) - 1]
     llm.reset()
     llm._ctx.kv_cache_clear()
     llm._forget_gate()
@@ -126,13 +129,13 @@ def _decoded(
                 states, scope, first = {il: rows[: len(chunk)] for il, rows in buffers.items()}, "all", start
             else:  # "planned": the answer's rows, which is the last token alone
                 states, scope, first = buffers if at_end else {}, "planned", len(tokens) - 1
-            native = program.native(states, scope) if program else capture_program(states, scope)
-            llm._hook.set_program(native)
+            llm._hook.set_program(capturing(program, [(states, scope)]))
             # The last layer's rows are pruned to the outputs, so it is read with every row an output.
             llm._batch.set_batch(batch=chunk, n_past=start, logits_all=len(llm.layers) - 1 in states)
-            answer_rows = np.asarray([len(chunk) - 1] if at_end else [], dtype=np.int32)
-            slots, offsets = np.full_like(answer_rows, _SLOT), np.zeros_like(answer_rows)
-            with armed(llm._hook, program, len(chunk), answer_rows, slots, offsets):
+            positions_told = [p for p in told if start <= p < start + len(chunk)]
+            rows = np.asarray(positions_told, dtype=np.int32) - start
+            slots, offsets = np.full_like(rows, _SLOT), rows + start - (len(tokens) - 1)
+            with armed(llm._hook, program, len(chunk), rows, slots, offsets):
                 llm._ctx.decode(llm._batch)
             if states:
                 yield CapturedPiece(first, states)

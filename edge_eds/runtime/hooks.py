@@ -48,7 +48,8 @@ def armed(
     slots: IntArray,
     offsets: IntArray,
 ) -> Iterator[None]:
-    """Arm the hook for one llama_decode of n_rows rows, of which `rows` (m,) belong to answers.
+    """Arm the hook for one llama_decode of n_rows rows, of which `rows` (m,) belong to answers, or with a negative
+    offset to the messages that they are to.
 
     Raises:
         SteeringError: what the program asks for did not happen; a Python function's own exception passes as
@@ -76,7 +77,7 @@ def _forget_trace(hook: _native.Hook, program: HookProgram | None) -> None:
     """Drop the records of a decode that failed: they would be taken for those of the next."""
     hook.take_trace()
     if program is not None and program.host is not None:
-        program.host.take_trace()
+        program.host.take_back()
 
 
 def probe_layers(llm: EdgeLlama, hook: _native.Hook) -> tuple[LayerProbe, ...]:

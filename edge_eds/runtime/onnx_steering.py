@@ -15,7 +15,7 @@ from edge_eds import _native
 from edge_eds.energy.engines import OnnxEngine
 from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.network import Subspace, descend
-from edge_eds.energy.settings import SteeringSpec
+from edge_eds.energy.settings import GateSpec, SteeringSpec
 from edge_eds.errors import SteeringError
 from edge_eds.runtime.trace import DECISIONS, HEADS, trace_of
 
@@ -28,8 +28,8 @@ FloatArray = npt.NDArray[np.float32]
 class OnnxSteering:
     """One energy file with resolved settings, driven row by row from the hook.
 
-    `begin` is told the answers' rows of each decode; the hook then calls the function of each layer with
-    those rows, in order, possibly in several pieces (ubatches).
+    `begin` is told the listed rows of each decode; the hook then calls the functions of each layer with
+    those rows, in order, possibly in several pieces (ubatches): one with the answers' rows, one with the messages'.
     """
 
     def __init__(self, file: EnergyFile, spec: SteeringSpec, strength: float) -> None:
@@ -41,15 +41,20 @@ class OnnxSteering:
         }
         self._heads = file.heads
         self._steered_heads = {head for il in spec.layers for head in self._heads[il] if head in spec.heads}
-        self._slots = np.zeros(0, np.int32)
+        self._slots = np.zeros(0, np.int32)  # of the answers' rows of the running decode, and their offsets
         self._offsets = np.zeros(0, np.int32)
-        self._cursor: dict[int, int] = {}
+        self._message_slots = np.zeros(0, np.int32)
+        self._cursor: dict[tuple[str, int], int] = {}
+        self._messages: dict[tuple[int, int], list[float]] = {}  # (slot, layer) -> energies of the message so far
+        self._messages_before: dict[tuple[int, int], int] = {}  # how many of them before the running decode
         self._scores: dict[int, float] = {}
         self._decisions: dict[int, int] = {}
         self._records: list[tuple[int, int, int, int, float, float, int, float]] = []
 
     def fill(self, program: _native.Program) -> None:
         """Register this object's layer functions with a native program."""
+        for il in self._spec.gate.message_weights if self._spec.gate else ():
+            program.host_function(il, self._message_function(il), "message")
         for il, function in self.layer_functions().items():
             program.host_function(il, function, "planned")
 
@@ -59,16 +64,20 @@ class OnnxSteering:
         return {il: self._layer_function(il) for il in sorted({*gate_layers, *self._spec.layers})}
 
     def begin(self, slots: npt.NDArray[np.int32], offsets: npt.NDArray[np.int32]) -> None:
-        """Announce the answers' rows (m,) of the coming decode, in row order.
+        """Announce the listed rows (m,) of the coming decode, in row order: the answers' and, with negative offsets,
+        the messages'.
 
         Raises:
             SteeringError: an answer goes on whose gate was never read.
         """
-        self._slots, self._offsets = slots, offsets
+        is_message = offsets < 0
+        self._slots, self._offsets = slots[~is_message], offsets[~is_message]
+        self._message_slots = slots[is_message]
+        self._messages_before = {place: len(energies) for place, energies in self._messages.items()}
         self._cursor = {}
-        for slot, offset in zip(slots.tolist(), offsets.tolist(), strict=True):
+        for slot, offset in zip(self._slots.tolist(), self._offsets.tolist(), strict=True):
             if offset == 0:
-                self.reset_slot(slot)
+                self._decisions.pop(slot, None)
                 self._scores[slot] = self._spec.gate.bias if self._spec.gate else 0.0
             elif self._spec.gate is not None and slot not in self._scores and self._steers(offset):
                 raise SteeringError(
@@ -77,9 +86,15 @@ class OnnxSteering:
                 )
 
     def reset_slot(self, slot: int) -> None:
-        """Forget the gate's decision of this answer."""
+        """Forget the gate's decision of this answer, and what it read of the message."""
         self._scores.pop(slot, None)
         self._decisions.pop(slot, None)
+        self._messages = {place: energies for place, energies in self._messages.items() if place[0] != slot}
+
+    def take_back(self) -> None:
+        """The running decode failed: its rows were not read, and left no records."""
+        self._records = []
+        self._messages = {place: self._messages[place][:n] for place, n in self._messages_before.items()}
 
     def gate_state(self, slot: int) -> tuple[bool, float, int]:
         """(read, score, decision) of an answer, as the native hook gives it."""
@@ -93,8 +108,7 @@ class OnnxSteering:
 
     def _layer_function(self, il: int) -> Callable[[FloatArray], None]:
         def edit(rows: FloatArray) -> None:
-            first = self._cursor.get(il, 0)
-            self._cursor[il] = first + len(rows)
+            first = self._advance("answer", il, len(rows))
             for i in range(len(rows)):
                 row = rows[i : i + 1]
                 with np.errstate(over="ignore", invalid="ignore"):  # descend raises for what is not finite
@@ -102,12 +116,37 @@ class OnnxSteering:
 
         return edit
 
+    def _message_function(self, il: int) -> Callable[[FloatArray], None]:
+        def read(rows: FloatArray) -> None:
+            first = self._advance("message", il, len(rows))
+            energies = self._engine.energy(il, "harm_message", rows)
+            for i, energy in enumerate(energies.tolist()):
+                self._messages.setdefault((int(self._message_slots[first + i]), il), []).append(energy)
+
+        return read
+
+    def _advance(self, what: str, il: int, n: int) -> int:
+        """How many rows this layer's function had been given before these n."""
+        first = self._cursor.get((what, il), 0)
+        self._cursor[what, il] = first + n
+        return first
+
+    def _read_gate(self, gate: GateSpec, il: int, slot: int, row: FloatArray) -> None:
+        """Add what this layer says to the score, at the prompt's end."""
+        readings = []
+        if il in gate.weights:
+            readings.append(("harm", gate.weights[il], float(self._engine.energy(il, "harm", row)[0])))
+        if il in gate.message_weights:
+            message = self._messages.get((slot, il)) or self._engine.energy(il, "harm_message", row)
+            readings.append(("harm_message", gate.message_weights[il], float(np.mean(message, dtype=np.float64))))
+        for head, weight, energy in readings:
+            self._scores[slot] += weight * energy
+            self._records.append((slot, 0, il, HEADS.index(head), energy, energy, 0, 0.0))
+
     def _edit_row(self, il: int, slot: int, offset: int, row: FloatArray) -> None:
         spec = self._spec
-        if spec.gate is not None and offset == 0 and il in spec.gate.weights:
-            energy = float(self._engine.energy(il, "harm", row)[0])
-            self._scores[slot] += spec.gate.weights[il] * energy
-            self._records.append((slot, offset, il, HEADS.index("harm"), energy, energy, 0, 0.0))
+        if spec.gate is not None and offset == 0 and il in spec.gate.layers:
+            self._read_gate(spec.gate, il, slot, row)
         if il not in spec.layers or not self._steers(offset):
             return
         head = _HEAD_OF_DECISION.get(self._decide(slot))

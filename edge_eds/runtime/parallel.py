@@ -18,16 +18,17 @@ from edge_eds.runtime.session import EdgeLlama
 
 @dataclass
 class Rows:
-    """The rows of one decode, in batch order; answer_rows are those that the hook is told of."""
+    """The rows of one decode, in batch order; listed are those that the hook is told of."""
 
-    answer_rows: list[int] = field(default_factory=list)
+    listed: list[int] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     n: int = 0
 
-    def add_answer_row(self, row: int, slot: int, offset: int) -> None:
-        """Batch row `row` belongs to the answer of `slot`, `offset` tokens after its prompt's end."""
-        self.answer_rows.append(row)
+    def tell(self, row: int, slot: int, offset: int) -> None:
+        """Batch row `row` belongs to the answer of `slot`, `offset` tokens after its prompt's end; below 0 to the
+        message that it answers."""
+        self.listed.append(row)
         self.slots.append(slot)
         self.offsets.append(offset)
 
@@ -62,8 +63,8 @@ class ParallelLlama(EdgeLlama):
             RuntimeError: llama.cpp could not decode.
         """
         self._batch.batch.n_tokens = rows.n
-        answer_rows, slots, offsets = (
-            np.asarray(values, dtype=np.int32) for values in (rows.answer_rows, rows.slots, rows.offsets)
+        listed, slots, offsets = (
+            np.asarray(values, dtype=np.int32) for values in (rows.listed, rows.slots, rows.offsets)
         )
-        with armed(self._hook, program, rows.n, answer_rows, slots, offsets):
+        with armed(self._hook, program, rows.n, listed, slots, offsets):
             self._ctx.decode(self._batch)

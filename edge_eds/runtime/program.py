@@ -7,7 +7,7 @@ native program on demand (capture adds buffers to the same program). Leaves out 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +29,7 @@ from edge_eds.runtime.interventions import (
     PythonFunction,
 )
 from edge_eds.runtime.onnx_steering import OnnxSteering
+from edge_eds.runtime.trace import GATE_HEADS
 
 _SCOPES = {"all": "all", "answer": "planned"}
 Captures = Mapping[int, npt.NDArray[np.float32]]  # layer -> (n_rows, n_embd)
@@ -41,6 +42,7 @@ class HookProgram:
     layers: the layers that it reads or writes.
     steers_answers: some of it happens at the rows of an answer only, so what was written differs from row to
     row. is_steering: it is the energy steering of a session, not an intervention.
+    reads_message: the rows of the message have to be planned, too (offsets below 0).
     host: the Python side of the onnx engine, or None.
     repeatable: the same rows are edited in the same way again; a Python function may do anything.
     key: programs of one session with equal keys do the same, so that they may share rows of a KV cache.
@@ -50,32 +52,29 @@ class HookProgram:
     steers_answers: bool
     is_steering: bool
     fill: Callable[[_native.Program], None]
+    reads_message: bool = False
     host: OnnxSteering | None = None
     repeatable: bool = True
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def native(self, captures: Captures | None = None, scope: str = "all") -> _native.Program:
-        """The native program, with capture of the given layers' rows (as `capture_program`) after everything
-        else.
-        """
+    def native(self) -> _native.Program:
+        """The native program."""
         program = _native.Program()
         self.fill(program)
-        _add_captures(program, captures or {}, scope)
         return program
 
 
-def capture_program(captures: Captures, scope: str = "all") -> _native.Program:
-    """A native program that only reads: the rows of one decode, "all" or the "planned" ones, into
-    `captures`.
+def capturing(hook_program: HookProgram | None, captures: Iterable[tuple[Captures, str]]) -> _native.Program:
+    """A native program that, after everything that `hook_program` does, copies rows of one decode.
+
+    Args:
+        captures: where to, and which rows: "all", "planned" (the answers') or "message".
     """
-    program = _native.Program()
-    _add_captures(program, captures, scope)
+    program = _native.Program() if hook_program is None else hook_program.native()
+    for buffers, scope in captures:
+        for il, out in buffers.items():
+            program.capture(il, out, scope)
     return program
-
-
-def _add_captures(program: _native.Program, captures: Captures, scope: str) -> None:
-    for il, out in captures.items():
-        program.capture(il, out, scope)
 
 
 def steering_program(file: EnergyFile, steering: Steering) -> HookProgram | None:
@@ -98,7 +97,10 @@ def steering_program(file: EnergyFile, steering: Steering) -> HookProgram | None
     host = OnnxSteering(file, spec, strength) if steering.engine == "onnx" or not takes_native(file) else None
     fill = host.fill if host else _native_filler(file, spec, strength)
     key = f"{'onnx' if host else 'native'} {strength} {spec.to_json()}"
-    return HookProgram(layers, steers_answers=True, is_steering=True, fill=fill, host=host, key=key)
+    reads_message = spec.gate is not None and bool(spec.gate.message_weights)
+    return HookProgram(
+        layers, steers_answers=True, is_steering=True, fill=fill, reads_message=reads_message, host=host, key=key
+    )
 
 
 def _native_filler(
@@ -107,9 +109,7 @@ def _native_filler(
     """Converts the weights once; the function returned can fill any number of programs with them."""
     assert file.energies is not None
     layers = file.energies.layers
-    gate_energies = {
-        il: _native_energy(layers[il], ("harm",)) for il in (spec.gate.weights if spec.gate else ())
-    }
+    gate_energies = {il: _native_energy(layers[il], GATE_HEADS) for il in (spec.gate.layers if spec.gate else ())}
     energies = {il: _native_energy(layers[il], spec.heads) for il in spec.layers}
 
     def fill(program: _native.Program) -> None:
@@ -117,6 +117,8 @@ def _native_filler(
             program.set_gate(spec.gate.bias, spec.gate.benign, spec.gate.harmful)
             for il, weight in spec.gate.weights.items():
                 program.gate_read(il, gate_energies[il], weight)
+            for il, weight in spec.gate.message_weights.items():
+                program.message_read(il, gate_energies[il], weight)
         program.set_descent(
             step_size=spec.step_size * strength,
             steps=spec.steps,

@@ -33,6 +33,7 @@ from edge_eds.runtime.hooks import LayerProbe, armed, new_hook, probe_layers
 from edge_eds.runtime.hub import fetch_model
 from edge_eds.runtime.hub_name import is_hub_name
 from edge_eds.runtime.interventions import Intervention
+from edge_eds.runtime.message import NO_MESSAGE, MessageFinder
 from edge_eds.runtime.model_file import CHAT_TEMPLATE_KEY, check_adapter, check_chat_model, hook_shape
 from edge_eds.runtime.program import HookProgram, intervention_program, steering_program
 from edge_eds.runtime.trace import Trace
@@ -96,6 +97,8 @@ class EdgeLlama(Llama):
         self._made_under = _UNKNOWN  # origin of the rows in the KV cache
         self._n_reusable = 0  # leading rows that this origin would make again
         self._answer_start: int | None = None  # position of the prompt's last token; None until it is decoded
+        self._message = NO_MESSAGE  # positions of the message that the answer is to, where the gate reads it
+        self._messages = MessageFinder(self)
         self._trace = Trace()
         self.layers: tuple[LayerProbe, ...] = probe_layers(self, self._hook)
         self._steering = steering or Steering(strength=0 if self._energy_file is None else 1)
@@ -249,7 +252,7 @@ class EdgeLlama(Llama):
             return
         self._check_length(self.n_tokens + len(tokens), "the tokens of the timeline")
         if self._answer_start is None:
-            self._begin_answer(self.n_tokens + len(tokens) - 1)
+            self._begin_answer([*self._input_ids.tolist(), *tokens], self.n_tokens)
         for start in range(0, len(tokens), self.n_batch):
             chunk = tokens[start : start + self.n_batch]
             first = self.n_tokens
@@ -275,10 +278,10 @@ class EdgeLlama(Llama):
         )
         tokens = list(tokens)
         if reset:
+            self._begin_answer(tokens, 0)
             self._drop_foreign_rows()
-            self._begin_answer(len(tokens) - 1)
         elif tokens:  # none: the answer that has begun goes on
-            self._begin_answer(self.n_tokens + len(tokens) - 1)
+            self._begin_answer([*self._input_ids.tolist(), *tokens], self.n_tokens)
         n_room = self._n_ctx - len(tokens) - (0 if reset else self.n_tokens)
         answer = super().generate(tokens, *args, **kwargs)
         forced: Sequence[int] | None = None
@@ -374,8 +377,17 @@ class EdgeLlama(Llama):
                 "shorten the prompt or raise --ctx (n_ctx= in Python)"
             )
 
-    def _begin_answer(self, start: int) -> None:
-        self._answer_start = start
+    def message_in(self, prompt: Sequence[int]) -> range:
+        """Positions in a prompt of the message that the answer is to (message.py says what that is)."""
+        return self._messages.find(prompt)
+
+    def _begin_answer(self, prompt: Sequence[int], n_decoded: int) -> None:
+        """Expect an answer to this prompt, whose first n_decoded tokens will not be decoded again."""
+        self._answer_start = len(prompt) - 1
+        self._message = NO_MESSAGE
+        if self._program is not None and self._program.reads_message:
+            message = self.message_in(prompt)
+            self._message = range(max(message.start, n_decoded), max(message.stop, n_decoded))
         self._trace = Trace()
         self._forget_gate()
 
@@ -383,9 +395,12 @@ class EdgeLlama(Llama):
         """Shorten the timeline to the rows that the present settings would make again.
 
         Under other settings that is none, even where a row kept its bits: a prompt decoded in other pieces
-        gives other rounding, and the answer would then depend on what was asked before.
+        gives other rounding, and the answer would then depend on what was asked before. A message that the gate
+        reads is decoded again, too.
         """
         n_reusable = self._n_reusable if self._made_under == self._origin else 0
+        if self._message:
+            n_reusable = min(n_reusable, self._message.start)
         if n_reusable < self.n_tokens:
             self.n_tokens = n_reusable
             self._requires_eval = True  # the logits that lie ready are those of a row that is gone
@@ -401,7 +416,9 @@ class EdgeLlama(Llama):
             self._note_rows(first, n_rows)
             return
         assert self._answer_start is not None
-        rows = np.arange(max(self._answer_start - first, 0), n_rows, dtype=np.int32)
+        message = np.arange(max(self._message.start, first), min(self._message.stop, first + n_rows))
+        answer = np.arange(max(self._answer_start, first), first + n_rows)
+        rows = np.concatenate([message, answer]).astype(np.int32) - first
         offsets = (first + rows - self._answer_start).astype(np.int32)
         slots = np.full(len(rows), _SLOT, dtype=np.int32)
         with armed(self._hook, program, n_rows, rows, slots, offsets):
@@ -411,9 +428,9 @@ class EdgeLlama(Llama):
         else:
             written = self._hook.first_row_written if program.steers_answers else -1
             self._note_rows(first, n_rows if written < 0 else written)
-        if program.steers_answers and len(rows):
+        if program.steers_answers and len(answer):
             source = program.host or self._hook
-            self._trace.rewind(int(offsets[0]))  # a draft's rows that were taken back
+            self._trace.rewind(int(answer[0]) - self._answer_start)  # a draft's rows that were taken back
             self._trace.append(source.take_trace())
             self._trace.note_gate(*source.gate_state(_SLOT))
 

@@ -24,8 +24,9 @@ from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.settings import Steering
 from edge_eds.errors import ModelError, PromptTooLongError, SettingsError, SteeringError
 from edge_eds.runtime.energies import ModelFiles
+from edge_eds.runtime.message import NO_MESSAGE
 from edge_eds.runtime.parallel import ParallelLlama, Rows
-from edge_eds.runtime.program import HookProgram, capture_program
+from edge_eds.runtime.program import HookProgram, capturing
 from edge_eds.runtime.sampling import TokenSampling, make_sampler
 from edge_eds.runtime.session import EdgeLlama
 from edge_eds.runtime.trace import Trace
@@ -87,6 +88,7 @@ class Answering:
     trace: Trace = field(default_factory=Trace)
     _slot: _Slot = field(default_factory=lambda: _Slot(-1), repr=False)
     _program: HookProgram | None = field(default=None, repr=False)
+    _message: range = field(default=NO_MESSAGE, repr=False)  # positions of it in the prompt, where the gate reads it
     _sampler: LlamaSampler | None = field(default=None, repr=False)
     _last_step: int = field(default=0, repr=False)  # in which it got a token, or began
 
@@ -94,6 +96,11 @@ class Answering:
     def _n_left(self) -> int:
         """Tokens of the prompt that are not decoded yet."""
         return max(len(self.task.prompt) - len(self._slot.rows), 0)
+
+    @property
+    def _first_told(self) -> int:
+        """Position of the first row of the prompt that its program does something with."""
+        return self._message.start if self._message else len(self.task.prompt) - 1
 
 
 @dataclass
@@ -207,8 +214,11 @@ class Slots:
         self._check_prompt(task.prompt, n_new=1)
         program = self._program(task.strength)
         sampler = make_sampler(self._llm, task.sampling, self.n_ctx)
-        slot = self._take_slot(task.prompt, _PLAIN if program is None else program.key)
-        answer = Answering(task, len(slot.rows), _slot=slot, _program=program, _sampler=sampler)
+        reads_message = program is not None and program.reads_message
+        message = self._llm.message_in(task.prompt) if reads_message else NO_MESSAGE
+        again = task.prompt[: message.start + 1] if message else task.prompt  # the last of it is decoded in any case
+        slot = self._take_slot(again, _PLAIN if program is None else program.key)
+        answer = Answering(task, len(slot.rows), _slot=slot, _program=program, _message=message, _sampler=sampler)
         self._hook.reset_slot(slot.index)
         if program is not None and program.host is not None:
             program.host.reset_slot(slot.index)
@@ -270,11 +280,11 @@ class Slots:
             rows = Rows()
             for i, token in enumerate(chunk, start):
                 if i in wanted:
-                    rows.add_answer_row(rows.n, slot.index, i - first)
+                    rows.tell(rows.n, slot.index, i - first)
                 self._llm.put(rows, token, i, slot.index, output=i == len(tokens) - 1)
             if wanted:
                 captures = {il: array[wanted.start - first : wanted.stop - first] for il, array in found.items()}
-                self._hook.set_program(capture_program(captures, "planned"))
+                self._hook.set_program(capturing(None, [(captures, "planned")]))
             try:
                 self._llm.decode(rows, None)
             finally:
@@ -384,19 +394,25 @@ class Slots:
         n_tokens = self._llm.energy_file.spec.n_tokens
         return n_tokens == 0 or offset < n_tokens
 
+    def _needs_program(self, answer: Answering, n_rows: int) -> bool:
+        """Whether one of the next n_rows of its prompt, or its next token, needs the answer's own program."""
+        if answer._n_left == 0:
+            return self._steers(answer, len(answer.tokens))
+        return self._steers(answer, 0) and len(answer._slot.rows) + n_rows > answer._first_told
+
     # -- one decode
 
     def _plan(self, answers: Sequence[Answering]) -> _Plan:
         """Who has how many rows in the next decode: answers that have begun first, then prompts, oldest first."""
         in_turn = sorted(answers, key=lambda answer: answer._last_step)
-        wanting = [a for a in in_turn if a._n_left <= _N_BATCH and self._steers(a, len(a.tokens))]
+        wanting = [a for a in in_turn if self._needs_program(a, min(a._n_left, _N_BATCH))]
         plan = _Plan(wanting[0]._program if wanting else None)
         budget = _N_BATCH
         for answer in sorted(in_turn, key=lambda answer: answer._n_left > 0):
             n_rows = min(answer._n_left or 1, budget)
-            other = self._steers(answer, len(answer.tokens)) and answer._program is not plan.program
-            if other and n_rows >= answer._n_left:
-                n_rows -= 1  # all but the row that needs its own program
+            if answer._program is not plan.program and self._needs_program(answer, n_rows):
+                # no row that needs its own program
+                n_rows = max(answer._first_told - len(answer._slot.rows), 0) if answer._n_left else 0
             if n_rows > 0:
                 plan.parts.append((answer, n_rows))
                 budget -= n_rows
@@ -428,10 +444,12 @@ class Slots:
             is_output = answer._n_left <= n_rows
             for i, token in enumerate(tokens):
                 is_last = i == len(tokens) - 1
+                if len(slot.rows) + i in answer._message:
+                    rows.tell(rows.n, slot.index, len(slot.rows) + i - len(answer.task.prompt) + 1)
                 if is_last and is_output:
                     outputs.append((answer, rows.n))
                     if self._steers(answer, len(answer.tokens)):
-                        rows.add_answer_row(rows.n, slot.index, len(answer.tokens))
+                        rows.tell(rows.n, slot.index, len(answer.tokens))
                 self._llm.put(rows, token, len(slot.rows) + i, slot.index, output=is_last and is_output)
         try:
             self._llm.decode(rows, plan.program)

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-HEADS = ("harm", "fr", "jb", "merged")
-GATE_HEAD = HEADS.index("harm")
+HEADS = ("harm", "harm_message", "fr", "jb", "merged")
+GATE_HEADS = ("harm", "harm_message")
+_GATE_NUMBERS = [HEADS.index(head) for head in GATE_HEADS]
 DECISIONS = ("uncertain", "benign", "harmful", "ungated")  # by the native core's decision number 0..3
 
 TRACE_DTYPE = np.dtype(
@@ -72,7 +73,7 @@ class Trace:
     @property
     def descents(self) -> np.ndarray[Any, np.dtype[Any]]:
         """Records of descents, without the gate's readings."""
-        records: np.ndarray[Any, np.dtype[Any]] = self.records[self.records["head"] != GATE_HEAD]
+        records: np.ndarray[Any, np.dtype[Any]] = self.records[~np.isin(self.records["head"], _GATE_NUMBERS)]
         return records
 
     @property

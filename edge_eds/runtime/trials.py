@@ -109,7 +109,7 @@ def _step(
     rows = Rows()
     for slot, i in running.items():
         token = trials[i].tokens[-1] if offset else prompts[i][-1]
-        rows.add_answer_row(rows.n, slot, offset)
+        rows.tell(rows.n, slot, offset)
         llm.put(rows, token, len(prompts[i]) - 1 + offset, slot, output=True)
     llm.decode(rows, program)
     for row, (slot, i) in enumerate(list(running.items())):

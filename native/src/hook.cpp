@@ -60,6 +60,8 @@ void hook::set_program(const program * p) {
                 model_has_jb_ = model_has_jb_ || item.energy->has_head(HEAD_JB);
             } else if (item.scope == ALL_ROWS) {
                 layer.any_all = true;
+            } else if (item.scope == MESSAGE_ROWS) {
+                layer.any_message = true;
             } else {
                 layer.any_planned = true;
             }
@@ -137,7 +139,10 @@ void hook::begin(int64_t n_rows, const std::vector<int32_t> & rows, const std::v
         if (item.kind != CAPTURE) {
             continue;
         }
-        const int64_t n_needed = item.scope == ALL_ROWS ? n_rows : (int64_t) rows.size();
+        const int64_t n_message = std::count_if(offsets.begin(), offsets.end(), [](int32_t k) { return k < 0; });
+        const int64_t n_needed  = item.scope == ALL_ROWS       ? n_rows
+                                  : item.scope == MESSAGE_ROWS ? n_message
+                                                               : (int64_t) rows.size() - n_message;
         if (item.n_out_rows < n_needed) {
             throw std::invalid_argument(
                 "begin: layer " + std::to_string(item.layer) + ": the memory to capture into holds " +
@@ -147,16 +152,17 @@ void hook::begin(int64_t n_rows, const std::vector<int32_t> & rows, const std::v
 
     plan_.clear();
     bool any_offset_0 = false;
-    bool any_message  = false;
+    int32_t n_message = 0;
     for (size_t i = 0; i < rows.size(); ++i) {
-        planned_row row    = {rows[i], slots[i], offsets[i], 0.0f};
+        const bool message = offsets[i] < 0;
+        planned_row row    = {rows[i], slots[i], offsets[i], 0.0f, message ? n_message : (int32_t) i - n_message};
+        n_message += message ? 1 : 0;
         const bool steered = offsets[i] >= 0 && n_descent_items_ > 0 && schedule.rule.steps > 0 &&
                              (schedule.n_tokens == 0 || offsets[i] < schedule.n_tokens);
         if (steered) {
             row.step_size =
                 (float) (schedule.rule.step_size * std::pow((double) schedule.decay, (double) offsets[i]));
         }
-        any_message       = any_message || offsets[i] < 0;
         slot_state & slot = slots_[(size_t) slots[i]];
         if (gated && offsets[i] == 0) {
             slot            = slot_state();
@@ -185,8 +191,8 @@ void hook::begin(int64_t n_rows, const std::vector<int32_t> & rows, const std::v
     for (layer_plan & layer : layers_) {
         layer.n_seen   = 0;
         layer.n_passed = 0;
-        layer.wanted = layer.any_all || (layer.any_planned && !plan_.empty()) ||
-                       (layer.any_gate && any_offset_0) || (layer.any_message && any_message);
+        layer.wanted = layer.any_all || (layer.any_planned && (size_t) n_message < plan_.size()) ||
+                       (layer.any_gate && any_offset_0) || (layer.any_message && n_message > 0);
         for (const planned_row & row : plan_) {
             layer.wanted = layer.wanted || descends(layer, row);
         }

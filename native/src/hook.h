@@ -97,15 +97,17 @@ private:
         int32_t slot;
         int32_t offset;
         float step_size; // 0: not descended
+        int32_t rank;    // among the rows of its scope in this decode
+        row_scope scope() const { return offset < 0 ? MESSAGE_ROWS : PLANNED_ROWS; }
     };
 
     // the program's items of one layer, in the order in which they run
     struct layer_plan {
         std::vector<const intervention *> items;
         bool any_all     = false; // an item with every row in scope
-        bool any_planned = false; // an item with the planned rows in scope (gate and descent not counted)
+        bool any_planned = false; // an item with the answers' rows in scope (gate and descent not counted)
         bool any_gate    = false; // a reading of the row at offset 0
-        bool any_message = false; // a reading of the rows before it
+        bool any_message = false; // an item with the messages' rows in scope, the gate's reading of them counted
         bool any_descent = false;
         // of the running decode
         bool wanted     = false;
@@ -173,6 +175,7 @@ private:
 
     bool descends(const layer_plan & layer, const planned_row & row) const;
     bool descends_with(const intervention & item, const planned_row & row, int * head) const;
+    bool in_scope(const intervention & item, int64_t planned) const;
     bool needs(const layer_plan & layer, int64_t n) const;
     bool needs_planned(const layer_plan & layer, const planned_row & row) const;
 

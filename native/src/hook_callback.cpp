@@ -125,9 +125,16 @@ bool hook::descends(const layer_plan & layer, const planned_row & row) const {
     return false;
 }
 
+// Whether the item is about a row: one that is not listed (planned < 0), or plan_[planned].
+bool hook::in_scope(const intervention & item, int64_t planned) const {
+    return item.scope == ALL_ROWS || (planned >= 0 && plan_[(size_t) planned].scope() == item.scope);
+}
+
 bool hook::needs_planned(const layer_plan & layer, const planned_row & row) const {
-    return layer.any_planned || (layer.any_gate && row.offset == 0) || (layer.any_message && row.offset < 0) ||
-           descends(layer, row);
+    if (row.offset < 0) {
+        return layer.any_message;
+    }
+    return layer.any_planned || (layer.any_gate && row.offset == 0) || descends(layer, row);
 }
 
 // Whether anything is to be done at this layer with the next n rows of the decode.
@@ -240,8 +247,7 @@ bool hook::run_item(const intervention & item, int64_t n) {
     }
     for (int64_t i = 0; i < n; ++i) {
         const int64_t planned = plan_index_[(size_t) i];
-        if (item.scope == PLANNED_ROWS &&
-            (planned < 0 || (item.kind != CAPTURE && plan_[(size_t) planned].offset < 0))) {
+        if (!in_scope(item, planned)) {
             continue;
         }
         float * h = rows_.data() + i * n_embd_;
@@ -263,7 +269,8 @@ bool hook::run_item(const intervention & item, int64_t n) {
             changed_[(size_t) i] = 1;
         } else {
             const layer_plan & layer = layers_[(size_t) item.layer];
-            const int64_t out_row = item.scope == ALL_ROWS ? layer.n_seen + row_index_[(size_t) i] : planned;
+            const int64_t out_row    = item.scope == ALL_ROWS ? layer.n_seen + row_index_[(size_t) i]
+                                                              : plan_[(size_t) planned].rank;
             std::memcpy(item.out + out_row * n_embd_, h, (size_t) n_embd_ * sizeof(float));
         }
     }
@@ -371,7 +378,7 @@ bool hook::run_host_function(const intervention & item, int64_t n) {
     const size_t row_bytes = (size_t) n_embd_ * sizeof(float);
     int64_t n_given        = 0;
     for (int64_t i = 0; i < n; ++i) {
-        if (item.scope == ALL_ROWS || plan_index_[(size_t) i] >= 0) {
+        if (in_scope(item, plan_index_[(size_t) i])) {
             std::memcpy(gathered_.data() + n_given * n_embd_, rows_.data() + i * n_embd_, row_bytes);
             n_given += 1;
         }
@@ -388,7 +395,7 @@ bool hook::run_host_function(const intervention & item, int64_t n) {
     }
     n_given = 0;
     for (int64_t i = 0; i < n; ++i) {
-        if (item.scope == ALL_ROWS || plan_index_[(size_t) i] >= 0) {
+        if (in_scope(item, plan_index_[(size_t) i])) {
             std::memcpy(rows_.data() + i * n_embd_, gathered_.data() + n_given * n_embd_, row_bytes);
             changed_[(size_t) i] = 1;
             n_given += 1;

@@ -22,9 +22,8 @@ public:
 
 enum intervention_kind { GATE_READ, MESSAGE_READ, ADD_VECTOR, ABLATE, LOW_RANK, DESCEND, HOST_FUNCTION, CAPTURE };
 
-// Every row of the decode, or those listed in hook::begin.
-// GATE_READ reads the row at offset 0, MESSAGE_READ those at negative offsets; neither writes.
-enum row_scope { ALL_ROWS, PLANNED_ROWS };
+// Every row of the decode; or of those listed in hook::begin, the answers' (offset >= 0) or the messages' (below 0).
+enum row_scope { ALL_ROWS, PLANNED_ROWS, MESSAGE_ROWS };
 
 struct intervention {
     intervention_kind kind = CAPTURE;
@@ -45,7 +44,7 @@ struct intervention {
 
     std::shared_ptr<row_function> function; // HOST_FUNCTION
 
-    float * out = nullptr; // CAPTURE: (n_out_rows, n_embd); row i is batch row i, or the i-th planned row
+    float * out = nullptr; // CAPTURE: (n_out_rows, n_embd); row i is batch row i, or the i-th row listed in its scope
     int64_t n_out_rows = 0;
     int64_t out_n_embd = 0;
 

@@ -88,6 +88,31 @@ static void capture_of_planned_rows() {
     }
 }
 
+static void an_answer_and_its_message_are_apart() {
+    for (int64_t n_ubatch : {1, 2, 512}) {
+        fake::llama model;
+        model.n_ubatch                              = n_ubatch;
+        const std::vector<float> rows               = input_rows(6);
+        const std::vector<std::vector<float>> plain = plain_outputs(model, rows);
+        hook h(fake::api(), model.n_layer, n_embd);
+        std::vector<float> answer((size_t) (2 * n_embd)), message((size_t) (3 * n_embd));
+        program p;
+        p.capture(1, answer.data(), 2, n_embd, PLANNED_ROWS);
+        p.capture(1, message.data(), 3, n_embd, MESSAGE_ROWS);
+        p.add_vector(2, std::vector<float>((size_t) n_embd, 1.0f), PLANNED_ROWS);
+        h.set_program(&p);
+        h.begin(6, {0, 1, 3, 4, 5}, {0, 0, 0, 0, 0}, {-4, -3, -1, 0, 1});
+        decode(model, h, rows);
+        h.end();
+        const auto row = [&](int64_t i) { return plain[1].begin() + i * n_embd; };
+        CHECK(std::equal(row(4), row(6), answer.begin()));
+        CHECK(std::equal(row(0), row(2), message.begin()));
+        CHECK(std::equal(row(3), row(4), message.begin() + 2 * n_embd));
+        CHECK(h.rows_written() == 2 && h.first_row_written() == 4);
+        CHECK_THROWS(h.begin(4, {0, 1, 2, 3}, {0, 0, 0, 0}, {-4, -3, -2, -1}), std::invalid_argument, "holds 3 rows");
+    }
+}
+
 static void micro_batches_without_planned_rows_run_through() {
     fake::llama model;
     model.n_ubatch = 4;
@@ -200,6 +225,7 @@ static void probing_records_and_touches_nothing() {
 int main() {
     capture_of_all_rows_is_the_block_output();
     capture_of_planned_rows();
+    an_answer_and_its_message_are_apart();
     micro_batches_without_planned_rows_run_through();
     neighbours_travel_together();
     a_hook_without_work_asks_for_nothing();

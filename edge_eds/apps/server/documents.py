@@ -13,6 +13,7 @@ from edge_eds.apps.server.readings import Energies
 from edge_eds.apps.server.worker import Result, Token
 from edge_eds.apps.trace_document import threshold_of, trace_document
 from edge_eds.energy.settings import SteeringSpec
+from edge_eds.runtime.trace import GATE_HEADS
 
 Piece = Callable[[int], bytes]  # the bytes of a token
 
@@ -70,14 +71,16 @@ def energies(
     """What the energies say of the state {layer: {head: energy}} at a prompt's end, and what steering would do."""
     gate, decision, score, head = spec.gate, "ungated", None, "merged"
     if gate is not None:
-        score = gate.bias + sum(weight * by_layer[il]["harm"] for il, weight in gate.weights.items())
+        score = gate.bias
+        for name, weights in (("harm", gate.weights), ("harm_message", gate.message_weights)):
+            score += sum(weight * by_layer[il][name] for il, weight in weights.items())
         decision = "benign" if score <= gate.benign else "harmful" if score >= gate.harmful else "uncertain"
         head = {"benign": "fr", "harmful": "jb"}.get(decision, "")
         if head not in spec.heads:  # the gate has no decision for which nothing can be descended
             decision, head = "uncertain", ""
     layers = []
     for il, by_head in by_layer.items():
-        thresholds = {name: threshold_of(spec, name, il) for name in by_head if name != "harm"}
+        thresholds = {name: threshold_of(spec, name, il) for name in by_head if name not in GATE_HEADS}
         threshold = thresholds.get(head)
         above = il in spec.layers and head in by_head and (threshold is None or by_head[head] > threshold)
         layers.append({"layer": il, "energies": by_head, "thresholds": thresholds, "would_be_touched": above})

@@ -29,20 +29,29 @@ class Reader:
         self._worker, self._file = worker, file
         self._engine = make_engine(file)
 
-    def read(self, claim: Claim, tokens: Sequence[int], n_last: int) -> Energies:
-        """The energies at the last tokens, (n_last,) each.
+    def read(self, claim: Claim, prompt: Sequence[int], message: range, answer: Sequence[int]) -> Energies:
+        """The energies at the prompt's end and at each token of an answer, (1 + len(answer),) each.
+
+        E_harm_message at the prompt's end is its mean over the message, whose positions in the prompt are given.
 
         Raises:
             PromptTooLongError: more tokens than the context holds.
         """
+        tokens, end = [*prompt, *answer], len(prompt) - 1
+        start = message.start if message else end
         parts = []
-        for first in range(len(tokens) - n_last, len(tokens), _WINDOW):
+        for first in range(start, len(tokens), _WINDOW):
             window = tokens[: first + _WINDOW]
             parts.append(self._read_window(claim, window, len(window) - first))
-        return {
-            il: {head: np.concatenate([part[il][head] for part in parts]) for head in heads}
-            for il, heads in sorted(self._file.heads.items())
-        }
+        energies: Energies = {}
+        for il, heads in sorted(self._file.heads.items()):
+            energies[il] = {}
+            for head in heads:
+                values = np.concatenate([part[il][head] for part in parts])
+                energies[il][head] = values[end - start :]
+                if head == "harm_message" and message:
+                    energies[il][head][0] = values[: len(message)].mean(dtype=np.float64)
+        return energies
 
     def _read_window(self, claim: Claim, tokens: Sequence[int], n_last: int) -> Energies:
         heads = self._file.heads

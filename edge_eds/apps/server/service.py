@@ -38,6 +38,7 @@ from edge_eds.apps.settings import MAX_SEED
 from edge_eds.energy.settings import Steering, SteeringSpec
 from edge_eds.errors import EdgeError, SettingsError
 from edge_eds.runtime.chat_prompt import render_chat
+from edge_eds.runtime.message import NO_MESSAGE
 from edge_eds.runtime.sampling import TokenSampling
 
 PLAIN = ":plain"  # NAME:plain is the model NAME without steering
@@ -166,7 +167,9 @@ class Service:
         if n_tokens > slots.n_ctx:
             message = f"the conversation takes {n_tokens} tokens and the context holds {slots.n_ctx}"
             raise ApiError(400, message, param="messages", code="context_length_exceeded")
-        energies = reader.read(claim, [*prompt, *tokens], n_last=1 + len(tokens))
+        reads_message = spec.gate is not None and bool(spec.gate.message_weights)
+        asked = slots.session.message_in(prompt) if reads_message else NO_MESSAGE
+        energies = reader.read(claim, prompt, asked, tokens)
         by_layer = {il: {head: float(values[0]) for head, values in heads.items()} for il, heads in energies.items()}
         document = documents.energies(len(prompt), by_layer, spec, self.name)
         if request.answer is not None:

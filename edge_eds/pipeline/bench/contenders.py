@@ -21,7 +21,7 @@ from edge_eds.runtime.capture import FloatArray, Positions
 from edge_eds.runtime.control_vector import ControlVector
 from edge_eds.runtime.hooks import armed
 from edge_eds.runtime.onnx_steering import OnnxSteering
-from edge_eds.runtime.program import capture_program, steering_program
+from edge_eds.runtime.program import capturing, steering_program
 from edge_eds.runtime.trace import Trace
 
 _NONE = np.zeros(0, np.int32)
@@ -100,7 +100,7 @@ class Capturing(Idle):
     def before_tokens(self, tokens: list[int]) -> None:
         self.llm.eval(tokens)
         self.rows = {il: np.full((1, self.llm.n_embd()), np.nan, dtype=np.float32) for il in self.layers}
-        self.llm._hook.set_program(capture_program(self.rows))
+        self.llm._hook.set_program(capturing(None, [(self.rows, "all")]))
 
     def more(self, tokens: list[int]) -> None:
         with armed(self.llm._hook, None, len(tokens), _NONE, _NONE, _NONE):
