@@ -14,7 +14,7 @@ from edge_eds.apps.session import Session
 from edge_eds.energy.settings import Steering
 from edge_eds.errors import PromptTooLongError
 from edge_eds.runtime.energies import ModelFiles
-from edge_eds.runtime.trace import Trace, trace_of
+from edge_eds.runtime.trace import HEADS, Trace, trace_of
 
 PLAIN_ANSWER, STEERED_ANSWER = "Sorry, I can't help.", "Use the kill command."
 
@@ -64,10 +64,11 @@ class FakeLlama:
     @staticmethod
     def _trace() -> Trace:
         # the gate's reading, then two descents: the prompt's end is touched, the first new token is not
+        harm, fr = HEADS.index("harm"), HEADS.index("fr")
         rows = [
-            (0, 0, 5, 0, -2.0, -2.0, 0, 0.0),
-            (0, 0, 9, 1, 3.0, -1.0, 3, 0.15),
-            (0, 1, 9, 1, 0.5, 0.5, 0, 0.0),
+            (0, 0, 5, harm, -2.0, -2.0, 0, 0.0),
+            (0, 0, 9, fr, 3.0, -1.0, 3, 0.15),
+            (0, 1, 9, fr, 0.5, 0.5, 0, 0.0),
         ]
         return Trace(trace_of(rows), gate="benign", gate_score=-2.0)
 

@@ -20,7 +20,7 @@ SETTINGS = TrainSettings(steer_rank=8, steer_recipe=HeadRecipe(hidden=(8,), epoc
 
 
 def collection(strength: float, *, refused_share: float = 0.5, seed: int = 0) -> Collection:
-    """Pairs and ordinary prompts whose states carry intent (direction 0, over the message 2) and refusal (direction 1)."""
+    """Pairs and ordinary prompts whose states carry intent (direction 0; over the message 2) and refusal (1)."""
     rng, message_rng = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     examples, states, messages = [], [], []
     for i in range(N_PAIRS):
@@ -107,8 +107,7 @@ def test_a_model_that_never_refuses_teaches_no_false_refusals() -> None:
 
 def test_too_few_examples_are_an_error() -> None:
     data = collection(1.0)
-    few = Collection(
-        data.fingerprint, data.prompt_set_hash, data.layers, data.examples[:12], data.states[:12], data.message_states[:12]
-    )
+    states = (data.states[:12], data.message_states[:12])
+    few = Collection(data.fingerprint, data.prompt_set_hash, data.layers, data.examples[:12], *states)
     with pytest.raises(InputError, match="at least"):
         train(few, SETTINGS)
