@@ -240,7 +240,8 @@ class SteeringSpec:
         values = _keys("steering settings", cls, data)
         try:
             if values["gate"] is not None:
-                gate = _keys("gate settings", GateSpec, values["gate"])
+                given = {"message_weights": {}, **values["gate"]}  # files from before it was read have none
+                gate = _keys("gate settings", GateSpec, given)
                 weights = {name: _int_keys(gate[name]) for name in ("weights", "message_weights")}
                 values["gate"] = GateSpec(**{**gate, **weights})
             for name in ("thresholds", "targets"):
