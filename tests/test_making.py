@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from steered_model import steered_model
 
 from edge_eds.apps import extras, making
 from edge_eds.energy.file import EnergyFile
+from edge_eds.pipeline import budget as budget_module
+from edge_eds.pipeline import fit as fit_module
+from edge_eds.pipeline.collect import load_collection
 from edge_eds.pipeline.fit import FitResult
 from edge_eds.pipeline.tune import TuneReport
 
@@ -108,8 +112,27 @@ def test_nothing_found_is_one_line_and_no_file(model: Path, fitted: Callable[[No
     fitted(None)
     outcome = edge_eds("fit", model)
     assert outcome.code == 1
-    assert "no steering was found that helps" in outcome.stderr.splitlines()[-1]
+    assert "nothing was written" in outcome.stderr.splitlines()[-1]
     assert not model.with_name("tiny.energy.onnx").exists()
+
+
+def test_a_budget_and_a_share_that_make_no_sense(model: Path) -> None:
+    assert_one_line(edge_eds("fit", model, "--budget", "soon"), ("'soon'", "10m"))
+    for command in ("fit", "tune"):
+        assert_one_line(edge_eds(command, model, "--max-lost", 2), ("--max-lost is 2", "0 to 1"))
+
+
+def test_a_budget_asks_a_part_of_the_prompts_and_pairs_stay_whole(
+    model: Path, prompts: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget_module, "MIN_PROMPTS", 1)
+    monkeypatch.setattr(fit_module, "_answers_per_second", lambda *_: 11 / (0.4 * 60))
+    work = tmp_path / "work"
+    edge_eds("fit", model, *prompts, "--work", work, "--threads", 1, "--budget", "1m")
+    collection = load_collection(work / "collection")
+    groups = Counter(example.group for example in collection.examples if example.intent != "ordinary")
+    assert 9 <= len(collection.examples) <= 11
+    assert set(groups.values()) == {2}
 
 
 def test_a_fit_that_is_stopped_says_that_it_can_go_on(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

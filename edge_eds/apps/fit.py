@@ -14,12 +14,15 @@ def command(
     ctx: options.Ctx = None,
     seed: options.Seed = None,
     chat_format: options.ChatFormat = None,
+    budget: options.Budget = None,
+    max_lost: options.MaxLost = None,
     as_json: options.Json = False,
     out: options.EnergyOut = None,
 ) -> None:
     """Make the energies of a model: collect, train and tune in one go.
 
-    A run that is stopped goes on where it was. The energy file is written beside MODEL, where chat finds it.
+    A run that is stopped goes on where it was. The energy file is written beside MODEL, where chat finds it. At the end
+    stands what steering does on prompts that fitting never saw; where it does not help, nothing is written.
     """
     from edge_eds.apps.extras import require
     from edge_eds.apps.settings import SessionOptions
@@ -29,5 +32,5 @@ def command(
     from edge_eds.apps.making import Maker, MakingOptions
 
     session = SessionOptions(model=model, lora=lora, threads=threads, ctx=ctx, chat_format=chat_format)
-    document = Maker(MakingOptions(session, tuple(prompts or ()), work, out, seed=seed)).fit()
+    document = Maker(MakingOptions(session, tuple(prompts or ()), work, out, seed, budget, max_lost)).fit()
     finish(document, as_json, None)

@@ -5,10 +5,9 @@ Takes the options; gives documents for --json and remarks for people. The stages
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +18,28 @@ from edge_eds.apps.session import check_chat_format, check_files, fit_time
 from edge_eds.apps.settings import SessionOptions, check_seed
 from edge_eds.apps.terminal import Terminal
 from edge_eds.energy.fingerprint import ModelFingerprint
-from edge_eds.errors import ModelError, SteeringError
-from edge_eds.pipeline.collect import Collection, collect
+from edge_eds.errors import ModelError, SettingsError, SteeringError
+from edge_eds.pipeline.budget import Budget, parse_duration
+from edge_eds.pipeline.collect import collect
 from edge_eds.pipeline.fit import (
     TRAINED_FILE,
-    TUNE_FILE,
     FitResult,
     FitSettings,
+    answer_labels,
     fit,
     load_collection,
     load_trained,
     save_energy,
     train_stage,
     tune_stage,
+    verdict_stage,
     work_folder,
 )
 from edge_eds.pipeline.prompts import builtin_prompts, read_prompt_set
 from edge_eds.pipeline.train import TrainedEnergies, TrainSettings
 from edge_eds.pipeline.tune import TuneSettings
+from edge_eds.pipeline.verdict import VerdictSettings
+from edge_eds.reports.verdict import front_table, harm_found, nothing_found, verdict_text
 from edge_eds.runtime.batch import BatchRunner
 from edge_eds.runtime.energies import energy_name, user_energy_folder
 from edge_eds.runtime.hub import snapshot_folder
@@ -52,6 +55,8 @@ class MakingOptions:
     prompts: files of prompts; none means the built-in ones.
     work: None means a folder of the user's cache.
     out: where the energy file goes; None means beside the model.
+    budget: the time that fit may take, as parse_duration reads it; None lets it take what it needs.
+    max_lost: share of true refusals that steering may lose on the prompts it is tuned on; None is the safe default.
     """
 
     session: SessionOptions
@@ -59,9 +64,15 @@ class MakingOptions:
     work: Path | None = None
     out: Path | None = None
     seed: int | None = None
+    budget: str | None = None
+    max_lost: float | None = None
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        if self.max_lost is not None and not 0 <= self.max_lost <= 1:
+            raise SettingsError(f"--max-lost is {self.max_lost:g}, expected a share from 0 to 1, such as 0.02")
+        if self.budget is not None:
+            parse_duration(self.budget)
 
 
 class Maker:
@@ -77,9 +88,16 @@ class Maker:
         check_chat_format(check_files(self.files), options.session.chat_format)
         self.prompt_set = read_prompt_set(options.prompts) if options.prompts else builtin_prompts()
         self.fingerprint = ModelFingerprint.from_gguf(self.files.gguf, self.files.lora)
-        self.folder = options.work or work_folder(self.fingerprint, self.prompt_set)
+        # A fit within a budget collects a part of the prompts, and keeps apart from one that collects all.
+        within = "" if options.budget is None else f"{parse_duration(options.budget):.0f}s"
+        self.folder = options.work or work_folder(self.fingerprint, self.prompt_set, within)
         seed = options.seed or 0
-        self.settings = FitSettings(train=TrainSettings(seed=seed), tune=TuneSettings(seed=seed))
+        tune = TuneSettings(seed=seed)
+        if options.max_lost is not None:
+            tune = replace(tune, max_lost=options.max_lost, won_back=0.0)
+        self.settings = FitSettings(
+            train=TrainSettings(seed=seed), tune=tune, verdict=VerdictSettings(seed=seed)
+        )
         self.terminal = Terminal(answers_on_stderr=True)
         if options.out is not None:
             check_writable(options.out)  # now, and not after an hour of work
@@ -94,7 +112,7 @@ class Maker:
                 self.settings.collect,
                 lambda done, total: tell("collect", done, total),
             )
-        document = {**self._document(), "prompt_set": self.prompt_set.hash, "labels": _labels(collection)}
+        document = {**self._document(), "prompt_set": self.prompt_set.hash, "labels": answer_labels(collection)}
         self.terminal.remark(
             "\n".join([f"{len(collection.examples)} prompts in {self.folder}", *_label_lines(document["labels"])])
         )
@@ -133,14 +151,18 @@ class Maker:
                 self.settings,
                 lambda what: tell(f"tune: {what}", 0, 0),
             )
+            result = verdict_stage(
+                runner, self.prompt_set, result, self.settings, lambda done, total: tell("verdict", done, total)
+            )
         return self._finish(result)
 
     def fit(self) -> dict[str, Any]:
         """All stages, and the energy file; returns the document."""
-        time = fit_time(self.files.gguf, self.options.session.threads)
+        budget = None if self.options.budget is None else Budget.start(parse_duration(self.options.budget))
+        time = fit_time(self.files.gguf, self.options.session.threads) if budget is None else f"at most {budget}"
         self.terminal.remark(f"{self.files.name}: {time}; what is done is kept in {self.folder}")
         with self._runner() as runner, self._progress() as tell:
-            result = fit(runner, self.prompt_set, self.folder, self.settings, tell)
+            result = fit(runner, self.prompt_set, self.folder, self.settings, tell, budget)
         return self._finish(result)
 
     @contextmanager
@@ -168,10 +190,11 @@ class Maker:
 
     def _finish(self, result: FitResult) -> dict[str, Any]:
         if result.energy is None:
-            raise SteeringError(
-                f"{self.files.name}: no steering was found that helps: too few benign prompts are refused, "
-                f"or what mends them also costs refusals of harmful ones; {self.folder / TUNE_FILE} says more"
-            )
+            raise SteeringError(nothing_found(self.files.name, result.labels, result.report.heads))
+        for head in result.report.heads:
+            self.terminal.remark(front_table(head))
+        if result.verdict.harms:
+            raise SteeringError(harm_found(self.files.name, result.verdict))
         name = energy_name(self.files.gguf, self.files.lora)
         beside, in_data_folder = (self.files.lora or self.files.gguf).parent / name, user_energy_folder() / name
         if snapshot_folder(beside) is not None:
@@ -180,26 +203,13 @@ class Maker:
         if out is None and self.options.session.model is None:
             out = Path(name)  # the default model's energies came with it, and stay as they are
         path = save_energy(result.energy, self.files, out, beside, in_data_folder)
-        for head in result.report.heads:
-            what = "refused benign prompts answered" if head.head == "fr" else "answered harmful prompts refused"
-            self.terminal.remark(
-                f"E_{head.head}: {head.chosen.mended:.0%} of {head.n_wrong} {what}, "
-                f"{head.chosen.lost:.1%} of {head.n_right} right ones lost (on validation prompts)"
-            )
+        self.terminal.remark(verdict_text(result.verdict))
         found_alone = path in (beside, in_data_folder)
         self.terminal.remark(f"wrote {path}" + ("" if found_alone else f"; use it with --energy {path}"))
-        return {**self._document(), "energy": str(path), "report": asdict(result.report)}
+        return {**self._document(), "energy": str(path), "report": asdict(result.report), "verdict": result.verdict.to_json()}
 
     def _document(self) -> dict[str, Any]:
         return {"model": self.files.name, "work": str(self.folder)}
-
-
-def _labels(collection: Collection) -> dict[str, dict[str, int]]:
-    """{intent: {label: number of answers}}."""
-    counts: dict[str, Counter[str]] = {}
-    for example in collection.examples:
-        counts.setdefault(example.intent, Counter())[example.label] += 1
-    return {intent: dict(count) for intent, count in counts.items()}
 
 
 def _label_lines(labels: dict[str, dict[str, int]]) -> list[str]:

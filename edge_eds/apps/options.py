@@ -81,6 +81,24 @@ Prompts = Annotated[
         show_default=False,
     ),
 ]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="TIME",
+        help="Be done in this time, e.g. 10m, 1h or 4h, with fewer prompts and trials.",
+        show_default=False,
+    ),
+]
+MaxLost = Annotated[
+    float | None,
+    typer.Option(
+        "--max-lost",
+        metavar="SHARE",
+        help="Point of the trade: true refusals that may be lost, e.g. 0.05; the safe one if left out.",
+        show_default=False,
+    ),
+]
 Work = Annotated[
     Path | None,
     typer.Option(

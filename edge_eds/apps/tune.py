@@ -14,12 +14,14 @@ def command(
     ctx: options.Ctx = None,
     seed: options.Seed = None,
     chat_format: options.ChatFormat = None,
+    max_lost: options.MaxLost = None,
     as_json: options.Json = False,
     out: options.EnergyOut = None,
 ) -> None:
     """Search how to steer, by trying it on the model itself.
 
-    Give the same MODEL, --prompts and --work as to train.
+    Give the same MODEL, --prompts and --work as to train. Run again with another --max-lost it takes what it has tried,
+    and chooses another point.
     """
     from edge_eds.apps.extras import require
     from edge_eds.apps.settings import SessionOptions
@@ -29,5 +31,5 @@ def command(
     from edge_eds.apps.making import Maker, MakingOptions
 
     session = SessionOptions(model=model, lora=lora, threads=threads, ctx=ctx, chat_format=chat_format)
-    document = Maker(MakingOptions(session, tuple(prompts or ()), work, out, seed=seed)).tune()
+    document = Maker(MakingOptions(session, tuple(prompts or ()), work, out, seed, max_lost=max_lost)).tune()
     finish(document, as_json, None)

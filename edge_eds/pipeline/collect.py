@@ -12,8 +12,10 @@ that was killed goes on with the first shard that is missing. Leaves out what th
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -37,11 +39,13 @@ MANIFEST = "collect.json"
 
 @dataclass(frozen=True)
 class CollectSettings:
-    """max_new_tokens: how much of each answer is generated and judged. splits: which of the prompts are
-    collected."""
+    """max_new_tokens: how much of each answer is generated and judged. splits: which of the prompts are collected.
+    max_prompts: at most so many of them, what is matched together; None collects all.
+    """
 
     max_new_tokens: int = 20
     splits: tuple[str, ...] = ("train", "validation")
+    max_prompts: int | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def collect(
     """
     settings = settings or CollectSettings()
     layers = tuple(layer.il for layer in runner.session.layers if not layer.refusal)
-    prompts = _prompts(prompt_set, settings.splits)
+    prompts = wanted_prompts(prompt_set, settings)
     manifest = {
         "format_version": FORMAT_VERSION,
         "fingerprint": asdict(runner.fingerprint),
@@ -185,12 +189,36 @@ def load_collection(folder: Path) -> Collection:
     )
 
 
-def _prompts(prompt_set: PromptSet, splits: Sequence[str]) -> list[LabelledPrompt]:
+def collected_settings(folder: Path) -> CollectSettings | None:
+    """With what settings a folder's collection was begun; None where there is none.
+
+    Raises:
+        InputError: not a collection that can be read.
+    """
+    manifest = _read_manifest(folder)
+    if manifest is None:
+        return None
+    found = manifest["settings"]
+    return CollectSettings(found["max_new_tokens"], tuple(found["splits"]), found["max_prompts"])
+
+
+def wanted_prompts(prompt_set: PromptSet, settings: CollectSettings) -> list[LabelledPrompt]:
+    """What is asked, in order. A part of all is drawn by the groups' names, so it is the same part everywhere."""
     ordinary = [
         LabelledPrompt(item.id, item.id, item.category, item.split, "ordinary", item.prompt)
         for item in prompt_set.ordinary
     ]
-    return [prompt for prompt in (*prompt_set.labelled(), *ordinary) if prompt.split in splits]
+    prompts = [prompt for prompt in (*prompt_set.labelled(), *ordinary) if prompt.split in settings.splits]
+    if settings.max_prompts is None or settings.max_prompts >= len(prompts):
+        return prompts
+    sizes = Counter(prompt.group for prompt in prompts)
+    kept, n = set(), 0
+    for group in sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        n += sizes[group]
+        if n > settings.max_prompts:
+            break
+        kept.add(group)
+    return [prompt for prompt in prompts if prompt.group in kept]
 
 
 def _claim(folder: Path, manifest: dict[str, Any]) -> None:

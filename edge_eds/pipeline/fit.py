@@ -1,8 +1,8 @@
-"""A model -> its energy file: collect, train and tune, each stage in a file of its own.
+"""A model -> its energy file: collect, train and tune, each stage in a file of its own, and a verdict on the result.
 
 Takes a model and a folder to work in; leaves the energy file. A run that was killed goes on where it was: the
-shards of the collection are kept as they come, trained energies as soon as they are trained. Leaves out
-measuring on prompts never seen (evaluate.py).
+shards of the collection are kept as they come, trained energies as soon as they are trained, and what tuning has
+tried. Leaves out measuring on the user's own suites (evaluate.py).
 
     FOLDER/collection/               collect.py
     FOLDER/trained.energy.onnx       all trained heads, with the gate closed: this file steers nothing
@@ -15,6 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -30,12 +32,21 @@ from edge_eds.energy.network import EnergyModel, LayerEnergy
 from edge_eds.energy.settings import SteeringSpec
 from edge_eds.errors import EnergyFileError, InputError
 from edge_eds.files import write_whole
-from edge_eds.pipeline.collect import Collection, CollectSettings, collect, load_collection
+from edge_eds.pipeline.budget import Budget
+from edge_eds.pipeline.collect import (
+    Collection,
+    CollectSettings,
+    collect,
+    collected_settings,
+    load_collection,
+    wanted_prompts,
+)
 from edge_eds.pipeline.gate_front import OPEN
 from edge_eds.pipeline.memo import Memo
 from edge_eds.pipeline.prompts import PromptSet
 from edge_eds.pipeline.train import TrainedEnergies, TrainSettings, train
 from edge_eds.pipeline.tune import TuneReport, TuneSettings, tune
+from edge_eds.pipeline.verdict import Verdict, VerdictSettings, reach_verdict
 from edge_eds.runtime.batch import BatchRunner
 from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.trace import GATE_HEADS
@@ -43,29 +54,35 @@ from edge_eds.runtime.trace import GATE_HEADS
 TRAINED_FILE = "trained.energy.onnx"
 TRIALS_FILE = "trials.jsonl"
 TUNE_FILE = "tune.json"
+_N_TIMED = 32  # prompts that the model's speed is measured by
 Progress = Callable[[str, int, int], None]  # stage or what comes next, done, in all (0: not known)
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """The settings of the three stages."""
+    """The settings of the stages."""
 
     collect: CollectSettings = field(default_factory=CollectSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     tune: TuneSettings = field(default_factory=TuneSettings)
+    verdict: VerdictSettings = field(default_factory=VerdictSettings)
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """energy: what was fitted, or None where nothing was found that helps; report: what tuning found."""
+    """energy: what was fitted, or None where nothing was found that helps; report: what tuning found. labels: the
+    plain model's own answers, {intent: {label: n}}. verdict: on prompts never seen; empty where there is no energy.
+    """
 
     energy: EnergyFile | None
     report: TuneReport
+    labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    verdict: Verdict = field(default_factory=Verdict)
 
 
-def work_folder(fingerprint: ModelFingerprint, prompt_set: PromptSet) -> Path:
-    """Where `fit` works unless it is told: a folder in the user's cache for this model and these prompts."""
-    name = hashlib.sha256(f"{fingerprint.to_json()}\n{prompt_set.hash}".encode()).hexdigest()[:16]
+def work_folder(fingerprint: ModelFingerprint, prompt_set: PromptSet, within: str = "") -> Path:
+    """Where `fit` works unless it is told: a folder in the user's cache for this model, these prompts and this time."""
+    name = hashlib.sha256(f"{fingerprint.to_json()}\n{prompt_set.hash}\n{within}".encode()).hexdigest()[:16]
     return Path(user_cache_path("edge-eds", appauthor=False)) / "fit" / name
 
 
@@ -75,11 +92,16 @@ def fit(
     folder: Path,
     settings: FitSettings | None = None,
     progress: Progress | None = None,
+    budget: Budget | None = None,
 ) -> FitResult:
-    """All three stages.
+    """All stages.
+
+    Args:
+        budget: the time for all of them; None leaves the settings as they are.
 
     Raises:
         InputError: what lies in the folder was made from another model, other prompts or other settings.
+        SettingsError: a budget that is too small for this model on this machine.
     """
     settings = settings or FitSettings()
 
@@ -87,6 +109,12 @@ def fit(
         if progress:
             progress(stage, done, total)
 
+    speed = 0.0  # answers a second
+    if budget is not None:
+        speed = _answers_per_second(runner, prompt_set, settings.collect)
+        begun = collected_settings(folder / "collection")
+        n_prompts = budget.n_prompts(speed) if begun is None else begun.max_prompts
+        settings = replace(settings, collect=replace(settings.collect, max_prompts=n_prompts))
     collection = collect(
         runner,
         prompt_set,
@@ -97,7 +125,21 @@ def fit(
     trained = train_stage(
         collection, folder, settings.train, lambda done, total, what: tell(f"train: {what}", done, total)
     )
-    return tune_stage(runner, collection, trained, folder, settings, lambda what: tell(f"tune: {what}"))
+    if budget is not None:
+        settings = replace(settings, tune=budget.tune(settings.tune, speed))
+    result = tune_stage(runner, collection, trained, folder, settings, lambda what: tell(f"tune: {what}"))
+    if budget is not None:
+        settings = replace(settings, verdict=budget.verdict(settings.verdict, speed))
+    return verdict_stage(runner, prompt_set, result, settings, lambda done, total: tell("verdict", done, total))
+
+
+def _answers_per_second(runner: BatchRunner, prompt_set: PromptSet, settings: CollectSettings) -> float:
+    """How fast this model answers such prompts here."""
+    some = wanted_prompts(prompt_set, replace(settings, max_prompts=_N_TIMED))
+    tokens = [runner.chat_tokens(prompt.text) for prompt in some]
+    began = time.perf_counter()
+    runner.generate(tokens, max_new_tokens=settings.max_new_tokens)
+    return len(tokens) / (time.perf_counter() - began)
 
 
 def train_stage(
@@ -166,8 +208,9 @@ def tune_stage(
     memo = Memo(folder / TRIALS_FILE, [*made_from, settings.tune.threshold_quantile])
     report = tune(runner, collection, trained, settings.tune, on_progress, memo)
     write_whole(folder / TUNE_FILE, (json.dumps(_plain(asdict(report)), indent=1) + "\n").encode())
+    labels = answer_labels(collection)
     if report.spec is None:
-        return FitResult(None, report)
+        return FitResult(None, report, labels)
     scores = {
         "auc": trained.scores,
         "tuned": {
@@ -189,7 +232,39 @@ def tune_stage(
         scores=_plain(scores),
         versions=versions(),
     )
-    return FitResult(energy, report)
+    return FitResult(energy, report, labels)
+
+
+def verdict_stage(
+    runner: BatchRunner,
+    prompt_set: PromptSet,
+    result: FitResult,
+    settings: FitSettings,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> FitResult:
+    """The same result with what it does on prompts never seen; the energy file carries the numbers."""
+    if result.energy is None:
+        return result
+    verdict = reach_verdict(runner, result.energy, prompt_set, settings.verdict, on_progress)
+    rates = {
+        kind: {
+            variant: measure.rates["refusal"].to_json()
+            for variant, measure in (("plain", report.plain), ("steered", report.steered))
+            if measure is not None
+        }
+        | {"n": report.n}
+        for kind, report in verdict.reports.items()
+    }
+    energy = replace(result.energy, scores={**result.energy.scores, "verdict": rates})
+    return replace(result, energy=energy, verdict=verdict)
+
+
+def answer_labels(collection: Collection) -> dict[str, dict[str, int]]:
+    """{intent: {label: number of answers}}."""
+    counts: dict[str, Counter[str]] = {}
+    for example in collection.examples:
+        counts.setdefault(example.intent, Counter())[example.label] += 1
+    return {intent: dict(count) for intent, count in counts.items()}
 
 
 def save_energy(
@@ -251,11 +326,13 @@ def _plain(value: Any) -> Any:
 __all__ = [
     "FitResult",
     "FitSettings",
+    "answer_labels",
     "fit",
     "load_collection",
     "load_trained",
     "save_energy",
     "train_stage",
     "tune_stage",
+    "verdict_stage",
     "work_folder",
 ]

@@ -1,0 +1,65 @@
+"""A fit within a time: what may be done grows with the time and the model's speed, and stays within it."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_eds.errors import SettingsError
+from edge_eds.pipeline.budget import MIN_PROMPTS, Budget, parse_duration
+from edge_eds.pipeline.tune import TuneSettings
+from edge_eds.pipeline.verdict import VerdictSettings
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("10m", 600), ("1h", 3600), ("1.5h", 5400), ("90s", 90), (" 20 ", 1200), ("100h", 360000)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "fast", "-10m", "10 minutes", "nan", "inf", "0m", "1s", "1e3h", "101h"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="such as 10m"):
+        parse_duration(text)
+
+
+def answers(tune: TuneSettings) -> float:
+    """Answers of a whole search and its bounds, as a rough count from its sizes."""
+    search = tune.search
+    asked = search.n_wrong + search.n_alone
+    first = search.first_trials * asked / 20 * 2
+    finalists = search.finalists * len(search.tokens) * asked * search.max_new_tokens / 20
+    return first + finalists + 4 * tune.n_bound
+
+
+@pytest.mark.parametrize("minutes", [10, 60, 240])
+@pytest.mark.parametrize("speed", [1.0, 5.0, 40.0])
+def test_the_stages_together_fit_the_time(minutes: int, speed: float) -> None:
+    now = 0.0
+    budget = Budget.start(60.0 * minutes, lambda: now)
+    n_prompts = budget.n_prompts(speed)
+    now = n_prompts / speed
+    tune = budget.tune(TuneSettings(), speed)
+    now += answers(tune) / speed
+    if minutes > 10 or speed > 1:  # below that every stage has its smallest size
+        assert now < budget.seconds
+        now += budget.verdict(VerdictSettings(), speed).n * 3 * 2 * 1.6 / speed
+        assert now < 1.1 * budget.seconds
+
+
+def test_more_time_is_more_work() -> None:
+    sizes = []
+    for minutes in (10, 30, 60, 120):
+        budget = Budget.start(60.0 * minutes, lambda: 0.0)
+        tune = budget.tune(TuneSettings(), 2.0)
+        sizes.append((budget.n_prompts(2.0), tune.n_bound, tune.search.first_trials))
+        assert tune.search.first_trials % tune.search.round_size == 0
+    assert sizes == sorted(sizes) and len(set(sizes)) == 4
+
+
+def test_a_budget_that_teaches_nothing_says_what_would_do() -> None:
+    budget = Budget.start(600.0, lambda: 0.0)
+    with pytest.raises(SettingsError, match=r"10 minutes is enough for 24 prompts .* expected at least 101m"):
+        budget.n_prompts(0.1)
+    enough = Budget.start(60.0 * 101, lambda: 0.0)
+    assert enough.n_prompts(0.1) >= MIN_PROMPTS
