@@ -206,7 +206,8 @@ class Maker:
         self.terminal.remark(verdict_text(result.verdict))
         found_alone = path in (beside, in_data_folder)
         self.terminal.remark(f"wrote {path}" + ("" if found_alone else f"; use it with --energy {path}"))
-        return {**self._document(), "energy": str(path), "report": asdict(result.report), "verdict": result.verdict.to_json()}
+        report, verdict = asdict(result.report), result.verdict.to_json()
+        return {**self._document(), "energy": str(path), "report": report, "verdict": verdict}
 
     def _document(self) -> dict[str, Any]:
         return {"model": self.files.name, "work": str(self.folder)}
