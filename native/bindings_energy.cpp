@@ -1,6 +1,8 @@
 // LayerEnergy as Python sees it: weights from NumPy arrays, and the row functions over whole matrices.
 #include "bindings.h"
 
+#include <algorithm>
+
 static float_rows as_matrix(nb::handle value, const std::string & what) {
     float_rows array;
     if (!nb::try_cast(value, array)) {
@@ -18,7 +20,8 @@ static std::vector<float> as_vector(nb::handle value, const std::string & what) 
 }
 
 // [(W, b, gamma | None, beta | None), ..., (w, c)]
-static std::unique_ptr<energy_net> make_net(const std::string & name, const nb::sequence & layers) {
+static std::unique_ptr<energy_net> make_net(const std::string & name, const nb::sequence & layers,
+                                            bool eight_bits) {
     const size_t n          = nb::len(layers);
     const std::string where = "head " + name + ": ";
     if (n == 0) {
@@ -51,7 +54,7 @@ static std::unique_ptr<energy_net> make_net(const std::string & name, const nb::
     }
     try {
         return std::make_unique<energy_net>(std::move(blocks), as_vector(last[0], where + "w"),
-                                            nb::cast<float>(nb::float_(nb::handle(last[1]))));
+                                            nb::cast<float>(nb::float_(nb::handle(last[1]))), eight_bits);
     } catch (const std::invalid_argument & e) {
         throw nb::value_error((where + e.what()).c_str());
     }
@@ -60,7 +63,7 @@ static std::unique_ptr<energy_net> make_net(const std::string & name, const nb::
 static std::shared_ptr<layer_energy>
 make_layer_energy(int64_t n_embd,
                   const std::optional<std::tuple<float_vector, float_rows, float_vector>> & space,
-                  const nb::dict & heads) {
+                  const nb::dict & heads, bool eight_bits) {
     std::shared_ptr<subspace> shared;
     if (space) {
         const float_rows & p = std::get<1>(*space);
@@ -78,7 +81,7 @@ make_layer_energy(int64_t n_embd,
     std::unique_ptr<energy_net> nets[n_heads];
     for (auto [key, value] : heads) {
         const std::string name     = nb::cast<std::string>(key);
-        nets[head_from_name(name)] = make_net(name, nb::cast<nb::sequence>(value));
+        nets[head_from_name(name)] = make_net(name, nb::cast<nb::sequence>(value), eight_bits);
     }
     return std::make_shared<layer_energy>(n_embd, shared, std::move(nets));
 }
@@ -100,15 +103,28 @@ static void check_rows(const layer_energy & self, const float_rows & rows) {
     }
 }
 
+// the rows from `first` on that are computed together
+static int rows_from(const float_rows & rows, size_t first) {
+    return (int) std::min(rows.shape(0) - first, (size_t) max_rows_at_once);
+}
+
+template <typename T> static void row_pointers(T * data, const float_rows & rows, size_t first, T ** pointers) {
+    for (int k = 0; k < rows_from(rows, first); ++k) {
+        pointers[k] = data + (first + (size_t) k) * rows.shape(1);
+    }
+}
+
 static new_floats energy_rows(const layer_energy & self, const std::string & name, const float_rows & rows) {
     const int head = head_of(self, name);
     check_rows(self, rows);
     new_floats energies = make_floats(rows.shape(0));
     {
         nb::gil_scoped_release no_gil;
-        std::vector<float> work(self.work_size());
-        for (size_t i = 0; i < rows.shape(0); ++i) {
-            energies.data()[i] = self.energy(head, rows.data() + i * rows.shape(1), work.data());
+        std::vector<float> work(self.work_size() * max_rows_at_once);
+        const float * h[max_rows_at_once];
+        for (size_t i = 0; i < rows.shape(0); i += max_rows_at_once) {
+            row_pointers(rows.data(), rows, i, h);
+            self.energy(head, h, rows_from(rows, i), energies.data() + i, work.data());
         }
     }
     return energies;
@@ -122,11 +138,13 @@ energy_and_gradient_rows(const layer_energy & self, const std::string & name, co
     new_rows gradients  = make_rows(rows.shape(0), rows.shape(1));
     {
         nb::gil_scoped_release no_gil;
-        std::vector<float> work(self.work_size());
-        for (size_t i = 0; i < rows.shape(0); ++i) {
-            const size_t at = i * rows.shape(1);
-            energies.data()[i] =
-                self.energy_and_gradient(head, rows.data() + at, gradients.data() + at, work.data());
+        std::vector<float> work(self.work_size() * max_rows_at_once);
+        const float * h[max_rows_at_once];
+        float * g[max_rows_at_once];
+        for (size_t i = 0; i < rows.shape(0); i += max_rows_at_once) {
+            row_pointers(rows.data(), rows, i, h);
+            row_pointers(gradients.data(), rows, i, g);
+            self.energy_and_gradient(head, h, rows_from(rows, i), energies.data() + i, g, work.data());
         }
     }
     return {energies, gradients};
@@ -149,16 +167,22 @@ descend_rows(const layer_energy & self, const std::string & name, const float_ro
     new_floats shift  = make_floats(n);
     {
         nb::gil_scoped_release no_gil;
-        std::vector<float> work(self.work_size());
+        std::vector<float> work(self.work_size() * max_rows_at_once);
         std::memcpy(moved.data(), rows.data(), rows.nbytes());
-        for (size_t i = 0; i < n; ++i) {
-            const descent_result result =
-                self.descend(head, moved.data() + i * rows.shape(1), rule, threshold.value_or(none),
-                             target.value_or(none), work.data());
-            before.data()[i] = result.energy_before;
-            after.data()[i]  = result.finite ? result.energy_after : std::numeric_limits<float>::quiet_NaN();
-            taken.data()[i]  = result.steps;
-            shift.data()[i]  = result.shift;
+        const std::vector<float> step_sizes(max_rows_at_once, step_size);
+        float * h[max_rows_at_once];
+        descent_result results[max_rows_at_once];
+        for (size_t i = 0; i < n; i += max_rows_at_once) {
+            row_pointers(moved.data(), rows, i, h);
+            self.descend(head, h, rows_from(rows, i), rule, step_sizes.data(), threshold.value_or(none),
+                         target.value_or(none), results, work.data());
+            for (int k = 0; k < rows_from(rows, i); ++k) {
+                const descent_result & result = results[k];
+                before.data()[i + k]          = result.energy_before;
+                after.data()[i + k] = result.finite ? result.energy_after : std::numeric_limits<float>::quiet_NaN();
+                taken.data()[i + k] = result.steps;
+                shift.data()[i + k] = result.shift;
+            }
         }
     }
     return {moved, before, after, taken, shift};
@@ -171,8 +195,9 @@ void bind_layer_energy(nb::module_ & m) {
                              "(P (h - mu)) / s; None: z = h.\n"
                              "heads: {\"harm\" | \"fr\" | \"jb\" | \"merged\": [(W (n_out, n_in), b, gamma | "
                              "None, beta | None), ..., (w, c)]}.\n"
+                             "eight_bits: the matrices W are kept in 8 bits, each row with a scale of its own.\n"
                              "ValueError where shapes do not fit or a weight is not finite.")
-        .def(nb::new_(&make_layer_energy), "n_embd"_a, "subspace"_a.none(), "heads"_a)
+        .def(nb::new_(&make_layer_energy), "n_embd"_a, "subspace"_a.none(), "heads"_a, "eight_bits"_a = false)
         .def_prop_ro("n_embd", &layer_energy::n_embd)
         .def("energy", &energy_rows, "head"_a, "rows"_a,
              "E_head of rows (n, n_embd): (n,). KeyError for a head that is not there.")

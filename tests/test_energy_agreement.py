@@ -136,7 +136,8 @@ def test_native_descent_agrees(name: str, covariance: bool) -> None:
     layer = make_layer(name, with_subspace=True)
     engine = NativeEngine(EnergyModel(N_EMBD, {IL: layer}))
     H = make_rows()
-    threshold = float(np.median(layer.energy("merged", H)))
+    energies = np.sort(layer.energy("merged", H))
+    threshold = float(energies[len(H) // 2 : len(H) // 2 + 2].mean())  # between two rows: no rounding decides
     settings = {"step_size": 0.05, "steps": 4, "relative": True, "covariance": covariance, "max_shift": 0.12}
     expected = layer.descend("merged", H, **settings, threshold=threshold, target=None)
     rows, before, after, steps, shift = engine.layers[IL].descend(

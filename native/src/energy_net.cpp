@@ -1,21 +1,13 @@
 #include "energy_net.h"
 
-#include "kernels.h"
-
 #include <algorithm>
-#include <cmath>
 #include <stdexcept>
 #include <string>
 
 namespace edge_eds {
 
-static const double layer_norm_eps = 1e-5;
-
-// `work`, block after block: [normed (n_out)] [pre-activation (n_out)] [activation (n_out)] [1 / std (1)],
+// `work` of a row, block after block: [normed (n_out)] [slope of SiLU (n_out)] [activation (n_out)] [1 / std (1)],
 // then two buffers of the greatest width for the way back.
-static size_t block_work_size(const hidden_block & block) {
-    return 3 * (size_t) block.n_out + 1;
-}
 
 static void check_size(const std::vector<float> & values, int64_t n, const std::string & what) {
     if ((int64_t) values.size() != n) {
@@ -27,116 +19,112 @@ static void check_size(const std::vector<float> & values, int64_t n, const std::
     }
 }
 
-energy_net::energy_net(std::vector<hidden_block> blocks, std::vector<float> last_weight, float last_bias)
-    : blocks_(std::move(blocks)), last_weight_(std::move(last_weight)), last_bias_(last_bias) {
-    int64_t width = blocks_.empty() ? (int64_t) last_weight_.size() : blocks_[0].n_in;
+energy_net::energy_net(std::vector<hidden_block> blocks, std::vector<float> last_weight, float last_bias,
+                       bool eight_bits)
+    : last_weight_(std::move(last_weight)), last_bias_(last_bias) {
+    int64_t width = blocks.empty() ? (int64_t) last_weight_.size() : blocks[0].n_in;
     if (width <= 0) {
         throw std::invalid_argument("an energy needs at least one input");
     }
     n_in_      = width;
     max_width_ = width;
     work_size_ = 0;
-    for (size_t i = 0; i < blocks_.size(); ++i) {
-        const hidden_block & block = blocks_[i];
-        const std::string name     = "hidden block " + std::to_string(i);
-        if (block.n_in != width) {
-            throw std::invalid_argument(name + " takes " + std::to_string(block.n_in) + " inputs, but gets " +
+    for (size_t i = 0; i < blocks.size(); ++i) {
+        hidden_block & given   = blocks[i];
+        const std::string name = "hidden block " + std::to_string(i);
+        if (given.n_in != width) {
+            throw std::invalid_argument(name + " takes " + std::to_string(given.n_in) + " inputs, but gets " +
                                         std::to_string(width));
         }
-        if (block.n_out <= 0) {
+        if (given.n_out <= 0) {
             throw std::invalid_argument(name + " has no outputs");
         }
-        check_size(block.weight, block.n_out * block.n_in, name + ": weight");
-        check_size(block.bias, block.n_out, name + ": bias");
-        if (block.gamma.empty() != block.beta.empty()) {
+        check_size(given.weight, given.n_out * given.n_in, name + ": weight");
+        check_size(given.bias, given.n_out, name + ": bias");
+        if (given.gamma.empty() != given.beta.empty()) {
             throw std::invalid_argument(name + ": gamma and beta of LayerNorm go together");
         }
-        if (!block.gamma.empty()) {
-            check_size(block.gamma, block.n_out, name + ": gamma");
-            check_size(block.beta, block.n_out, name + ": beta");
+        if (!given.gamma.empty()) {
+            check_size(given.gamma, given.n_out, name + ": gamma");
+            check_size(given.beta, given.n_out, name + ": beta");
         }
-        width      = block.n_out;
+        width      = given.n_out;
         max_width_ = std::max(max_width_, width);
-        work_size_ += block_work_size(block);
+        blocks_.push_back({weights(given.weight, given.n_out, given.n_in, eight_bits), std::move(given.bias),
+                           std::move(given.gamma), std::move(given.beta)});
+        given.weight = std::vector<float>(); // large ones would be held twice
+        work_size_ += blocks_.back().work_size();
     }
     check_size(last_weight_, width, "the last weight");
     check_size({last_bias_}, 1, "the last bias");
     work_size_ += 2 * (size_t) max_width_;
 }
 
-float energy_net::energy(const float * x, float * work) const {
-    for (const hidden_block & block : blocks_) {
-        const int64_t n    = block.n_out;
-        float * normed     = work;
-        float * activation = work + 2 * n;
-        float * inv_std    = work + 3 * n;
-        float * pre        = work + n;
-
-        affine(block.weight.data(), block.bias.data(), x, pre, n, block.n_in);
-        if (!block.gamma.empty()) {
-            double mean = 0.0;
-            for (int64_t i = 0; i < n; ++i) {
-                mean += pre[i];
-            }
-            mean /= (double) n;
-            double var = 0.0;
-            for (int64_t i = 0; i < n; ++i) {
-                var += (pre[i] - mean) * (pre[i] - mean);
-            }
-            var /= (double) n;
-            *inv_std = (float) (1.0 / std::sqrt(var + layer_norm_eps));
-            for (int64_t i = 0; i < n; ++i) {
-                normed[i] = ((float) (pre[i] - mean)) * *inv_std;
-                pre[i]    = block.gamma[i] * normed[i] + block.beta[i];
-            }
+void energy_net::energy(const float * const * x, int n_rows, float * const * work, float * energies) const {
+    const float * in[max_rows_at_once];
+    float * out[max_rows_at_once];
+    std::copy(x, x + n_rows, in);
+    size_t at = 0; // of the block in each row's work
+    for (const block & b : blocks_) {
+        const int64_t n = b.weight.n_out();
+        for (int r = 0; r < n_rows; ++r) {
+            out[r] = work[r] + at + n;
         }
-        for (int64_t i = 0; i < n; ++i) {
-            activation[i] = pre[i] * sigmoid(pre[i]);
+        affine(b.weight.view(), b.bias.data(), in, out, n_rows);
+        for (int r = 0; r < n_rows; ++r) {
+            float * normed     = work[r] + at;
+            float * slope      = normed + n; // the value before SiLU until then
+            float * activation = slope + n;
+            if (!b.gamma.empty()) {
+                activation[n] = layer_norm(slope, normed, b.gamma.data(), b.beta.data(), n);
+            }
+            silu(slope, activation, slope, n);
+            in[r] = activation;
         }
-        x = activation;
-        work += block_work_size(block);
+        at += b.work_size();
     }
-    return dot(last_weight_.data(), x, (int64_t) last_weight_.size()) + last_bias_;
+    for (int r = 0; r < n_rows; ++r) {
+        energies[r] = dot(last_weight_.data(), in[r], (int64_t) last_weight_.size()) + last_bias_;
+    }
 }
 
-void energy_net::gradient(float * work, float * gradient_out) const {
-    float * here = work + work_size_ - 2 * (size_t) max_width_; // dE/d(output of the block)
-    float * next = here + max_width_;                           // dE/d(input of the block)
-    std::copy(last_weight_.begin(), last_weight_.end(), here);
-
-    const float * block_work = work + work_size_ - 2 * (size_t) max_width_;
-    for (size_t b = blocks_.size(); b-- > 0;) {
-        const hidden_block & block = blocks_[b];
-        const int64_t n            = block.n_out;
-        block_work -= block_work_size(block);
-        const float * normed  = block_work;
-        const float * pre     = block_work + n;
-        const float * inv_std = block_work + 3 * n;
-
-        // SiLU'(a) = s + a s (1 - s), s = sigmoid(a)
-        for (int64_t i = 0; i < n; ++i) {
-            const float s = sigmoid(pre[i]);
-            here[i] *= s * (1.0f + pre[i] * (1.0f - s));
-        }
-        if (!block.gamma.empty()) {
-            // u = gamma * dE/da; dE/d(W x + b) = (u - mean(u) - normed * mean(u * normed)) / std
-            double mean_u        = 0.0;
-            double mean_u_normed = 0.0;
-            for (int64_t i = 0; i < n; ++i) {
-                here[i] *= block.gamma[i];
-                mean_u += here[i];
-                mean_u_normed += (double) here[i] * normed[i];
-            }
-            mean_u /= (double) n;
-            mean_u_normed /= (double) n;
-            for (int64_t i = 0; i < n; ++i) {
-                here[i] = (float) (here[i] - mean_u - normed[i] * mean_u_normed) * *inv_std;
-            }
-        }
-        transposed_product(block.weight.data(), here, next, n, block.n_in);
-        std::swap(here, next);
+void energy_net::gradient(int n_rows, float * const * work, float * const * gradients) const {
+    float * here[max_rows_at_once]; // dE/d(output of the block)
+    float * next[max_rows_at_once]; // dE/d(input of the block)
+    size_t at = work_size_ - 2 * (size_t) max_width_;
+    for (int r = 0; r < n_rows; ++r) {
+        here[r] = work[r] + at;
+        next[r] = here[r] + max_width_;
+        std::copy(last_weight_.begin(), last_weight_.end(), here[r]);
     }
-    std::copy(here, here + n_in_, gradient_out);
+    for (size_t k = blocks_.size(); k-- > 0;) {
+        const block & b = blocks_[k];
+        const int64_t n = b.weight.n_out();
+        at -= b.work_size();
+        for (int r = 0; r < n_rows; ++r) {
+            const float * normed = work[r] + at;
+            const float * slope  = normed + n;
+            for (int64_t i = 0; i < n; ++i) {
+                here[r][i] *= slope[i];
+            }
+            if (!b.gamma.empty()) {
+                layer_norm_gradient(here[r], normed, b.gamma.data(), normed[3 * n], n);
+            }
+            if (k == 0) {
+                next[r] = gradients[r];
+            }
+            std::fill(next[r], next[r] + b.weight.n_in(), 0.0f);
+        }
+        add_transposed(b.weight.view(), here, next, n_rows);
+        for (int r = 0; r < n_rows; ++r) {
+            std::swap(here[r], next[r]);
+        }
+    }
+    if (blocks_.empty()) {
+        for (int r = 0; r < n_rows; ++r) {
+            std::copy(last_weight_.begin(), last_weight_.end(), gradients[r]);
+        }
+    }
 }
 
 } // namespace edge_eds

@@ -2,8 +2,10 @@
 // Hidden block: a = W x + b; with LayerNorm a = gamma * (a - mean) / sqrt(var + 1e-5) + beta (biased
 // variance); x = SiLU(a) = a * sigmoid(a). Last: E = w . x + c. Low energy is good. No dropout: it belongs to
 // training. Weights are frozen when made; the caller brings the scratch memory, so one net serves many
-// threads.
+// threads. Up to max_rows_at_once rows share one reading of the weights; what a row gives does not depend on it.
 #pragma once
+
+#include "weights.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -22,23 +24,31 @@ struct hidden_block {
 
 class energy_net {
 public:
-    // `blocks` may be empty: then E = w . x + c is linear.
+    // `blocks` may be empty: then E = w . x + c is linear. eight_bits: the matrices of the blocks are kept in 8
+    // bits; energy and gradient are then those of the rounded net, and still belong together.
     // Throws std::invalid_argument where shapes do not chain or a weight is not finite.
-    energy_net(std::vector<hidden_block> blocks, std::vector<float> last_weight, float last_bias);
+    energy_net(std::vector<hidden_block> blocks, std::vector<float> last_weight, float last_bias,
+               bool eight_bits = false);
 
     int64_t n_in() const { return n_in_; }
 
-    // floats that `work` must hold in the two functions below
+    // floats that the `work` of each row must hold in the two functions below
     size_t work_size() const { return work_size_; }
 
-    // E(x); leaves in `work` what gradient() needs.
-    float energy(const float * x, float * work) const;
+    // energies[r] = E(x[r]) for n_rows <= max_rows_at_once; leaves in work[r] what gradient() needs.
+    void energy(const float * const * x, int n_rows, float * const * work, float * energies) const;
 
-    // dE/dx (n_in) at the x of the last energy() with the same `work`.
-    void gradient(float * work, float * gradient_out) const;
+    // gradients[r] (n_in) = dE/dx at the x of the last energy() with the same work[r]
+    void gradient(int n_rows, float * const * work, float * const * gradients) const;
 
 private:
-    std::vector<hidden_block> blocks_;
+    struct block {
+        weights weight;
+        std::vector<float> bias, gamma, beta;
+        size_t work_size() const { return 3 * bias.size() + 1; }
+    };
+
+    std::vector<block> blocks_;
     std::vector<float> last_weight_; // (n_out of the last block, or n_in)
     float last_bias_;
     int64_t n_in_;

@@ -19,6 +19,7 @@ hook::hook(const ggml_api & api, int32_t n_layer, int64_t n_embd)
         throw std::invalid_argument("hook: n_layer and n_embd must be > 0, got " + std::to_string(n_layer) +
                                     " and " + std::to_string(n_embd));
     }
+    kernels_in_use(); // throws here rather than inside llama_decode
     layers_.resize((size_t) n_layer);
     failed_message_[0] = '\0';
 }
@@ -71,8 +72,8 @@ void hook::set_program(const program * p) {
             n_work = std::max(n_work, item.bias.size());
         }
     }
-    if (work_.size() < n_work) {
-        work_.resize(n_work);
+    if (work_.size() < n_work * max_rows_at_once) {
+        work_.resize(n_work * max_rows_at_once);
     }
 }
 

@@ -157,7 +157,7 @@ private:
     std::vector<int64_t> row_index_;  // (capacity) row in the tensor
     std::vector<int64_t> plan_index_; // (capacity) index into plan_, or -1
     std::vector<uint8_t> changed_;    // (capacity)
-    std::vector<float> work_;
+    std::vector<float> work_;         // of max_rows_at_once rows
 
     std::vector<trace_record> trace_;
     std::vector<probe_record> probe_;
@@ -182,9 +182,10 @@ private:
     bool run_item(const intervention & item, int64_t n);
     bool read_gate(const intervention & item, int64_t n);
     bool read_message(const intervention & item, int64_t n);
-    bool read_energy(const intervention & item, int head, int64_t i, float * energy);
+    bool read_energies(const intervention & item, int head, const int64_t * picked, int n_picked, float * energies);
     void add_reading(const intervention & item, int head, const planned_row & row, double energy);
     bool run_descent(const intervention & item, int64_t n);
+    bool run_low_rank(const intervention & item, int64_t n);
     bool run_host_function(const intervention & item, int64_t n);
     void decide(slot_state & slot) const;
 

@@ -231,6 +231,18 @@ void hook::on_computed(ggml_tensor * tensor) {
     layer.n_passed = plan_end;
 }
 
+// The next of the n chosen rows that are wanted, max_rows_at_once or fewer; `next` goes on behind them.
+template <typename predicate>
+static int pick(int64_t & next, int64_t n, int64_t (&picked)[max_rows_at_once], predicate wanted) {
+    int n_picked = 0;
+    for (; next < n && n_picked < max_rows_at_once; ++next) {
+        if (wanted(next)) {
+            picked[n_picked++] = next;
+        }
+    }
+    return n_picked;
+}
+
 // All return false after fail(): then nothing of this layer is written.
 bool hook::run_item(const intervention & item, int64_t n) {
     if (item.kind == GATE_READ) {
@@ -241,6 +253,9 @@ bool hook::run_item(const intervention & item, int64_t n) {
     }
     if (item.kind == DESCEND) {
         return run_descent(item, n);
+    }
+    if (item.kind == LOW_RANK) {
+        return run_low_rank(item, n);
     }
     if (item.kind == HOST_FUNCTION) {
         return run_host_function(item, n);
@@ -259,14 +274,6 @@ bool hook::run_item(const intervention & item, int64_t n) {
             add_scaled(-item.amount * dot(item.direction.data(), h, n_embd_), item.direction.data(), h,
                        n_embd_);
             changed_[(size_t) i] = 1;
-        } else if (item.kind == LOW_RANK) {
-            // all of V h + c first: h must not change meanwhile
-            const int64_t rank = (int64_t) item.bias.size();
-            affine(item.down.data(), item.bias.data(), h, work_.data(), rank, n_embd_);
-            for (int64_t k = 0; k < rank; ++k) {
-                add_scaled(work_[(size_t) k], item.up.data() + k * n_embd_, h, n_embd_);
-            }
-            changed_[(size_t) i] = 1;
         } else {
             const layer_plan & layer = layers_[(size_t) item.layer];
             const int64_t out_row    = item.scope == ALL_ROWS ? layer.n_seen + row_index_[(size_t) i]
@@ -277,13 +284,20 @@ bool hook::run_item(const intervention & item, int64_t n) {
     return true;
 }
 
-// The energy of the i-th chosen row. False after fail(): it is not finite.
-bool hook::read_energy(const intervention & item, int head, int64_t i, float * energy) {
-    *energy = item.energy->energy(head, rows_.data() + i * n_embd_, work_.data());
-    if (!std::isfinite(*energy)) {
-        fail(item.layer, "layer %d: the energy %s of row %d is not finite", (int) item.layer, head_name(head),
-             (int) plan_[(size_t) plan_index_[(size_t) i]].row);
-        return false;
+// The energies of these of the chosen rows. False after fail(): one is not finite.
+bool hook::read_energies(const intervention & item, int head, const int64_t * picked, int n_picked,
+                         float * energies) {
+    const float * h[max_rows_at_once] = {};
+    for (int k = 0; k < n_picked; ++k) {
+        h[k] = rows_.data() + picked[k] * n_embd_;
+    }
+    item.energy->energy(head, h, n_picked, energies, work_.data());
+    for (int k = 0; k < n_picked; ++k) {
+        if (!std::isfinite(energies[k])) {
+            fail(item.layer, "layer %d: the energy %s of row %d is not finite", (int) item.layer, head_name(head),
+                 (int) plan_[(size_t) plan_index_[(size_t) picked[k]]].row);
+            return false;
+        }
     }
     return true;
 }
@@ -301,40 +315,42 @@ void hook::add_reading(const intervention & item, int head, const planned_row & 
 }
 
 bool hook::read_gate(const intervention & item, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) {
-        if (plan_index_[(size_t) i] < 0 || plan_[(size_t) plan_index_[(size_t) i]].offset != 0) {
-            continue;
-        }
-        float energy = 0.0f;
-        if (!read_energy(item, HEAD_HARM, i, &energy)) {
+    const auto wanted = [&](int64_t i) {
+        return plan_index_[(size_t) i] >= 0 && plan_[(size_t) plan_index_[(size_t) i]].offset == 0;
+    };
+    int64_t picked[max_rows_at_once];
+    float energies[max_rows_at_once];
+    for (int64_t next = 0; int n_picked = pick(next, n, picked, wanted);) {
+        if (!read_energies(item, HEAD_HARM, picked, n_picked, energies)) {
             return false;
         }
-        add_reading(item, HEAD_HARM, plan_[(size_t) plan_index_[(size_t) i]], energy);
+        for (int k = 0; k < n_picked; ++k) {
+            add_reading(item, HEAD_HARM, plan_[(size_t) plan_index_[(size_t) picked[k]]], energies[k]);
+        }
     }
     return true;
 }
 
 bool hook::read_message(const intervention & item, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) {
-        if (plan_index_[(size_t) i] < 0 || plan_[(size_t) plan_index_[(size_t) i]].offset > 0) {
-            continue;
-        }
-        const planned_row & row = plan_[(size_t) plan_index_[(size_t) i]];
-        message_sum & message   = messages_[(size_t) row.slot * (size_t) n_layer_ + (size_t) item.layer];
-        const bool is_end       = row.offset == 0;
-        if (is_end && message.n > 0) {
-            add_reading(item, HEAD_HARM_MESSAGE, row, message.sum / (double) message.n);
-            continue;
-        }
-        float energy = 0.0f;
-        if (!read_energy(item, HEAD_HARM_MESSAGE, i, &energy)) {
+    const auto wanted = [&](int64_t i) {
+        return plan_index_[(size_t) i] >= 0 && plan_[(size_t) plan_index_[(size_t) i]].offset <= 0;
+    };
+    int64_t picked[max_rows_at_once];
+    float energies[max_rows_at_once];
+    for (int64_t next = 0; int n_picked = pick(next, n, picked, wanted);) {
+        if (!read_energies(item, HEAD_HARM_MESSAGE, picked, n_picked, energies)) {
             return false;
         }
-        if (is_end) {
-            add_reading(item, HEAD_HARM_MESSAGE, row, energy);
-        } else {
-            message.sum += energy;
-            message.n += 1;
+        for (int k = 0; k < n_picked; ++k) {
+            const planned_row & row = plan_[(size_t) plan_index_[(size_t) picked[k]]];
+            message_sum & message   = messages_[(size_t) row.slot * (size_t) n_layer_ + (size_t) item.layer];
+            if (row.offset < 0) {
+                message.sum += energies[k];
+                message.n += 1;
+            } else {
+                add_reading(item, HEAD_HARM_MESSAGE, row,
+                            message.n > 0 ? message.sum / (double) message.n : (double) energies[k]);
+            }
         }
     }
     return true;
@@ -350,26 +366,68 @@ void hook::decide(slot_state & slot) const {
     }
 }
 
+// Neighbours that descend the same head share one reading of its weights.
 bool hook::run_descent(const intervention & item, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) {
+    int64_t next = 0;
+    while (next < n) {
         int head = 0;
-        if (plan_index_[(size_t) i] < 0 ||
-            !descends_with(item, plan_[(size_t) plan_index_[(size_t) i]], &head)) {
-            continue;
+        int64_t picked[max_rows_at_once];
+        float * h[max_rows_at_once];
+        float step_sizes[max_rows_at_once];
+        descent_result results[max_rows_at_once];
+        int n_picked = 0;
+        for (; next < n && n_picked < max_rows_at_once; ++next) {
+            int own = 0;
+            if (plan_index_[(size_t) next] < 0 ||
+                !descends_with(item, plan_[(size_t) plan_index_[(size_t) next]], &own)) {
+                continue;
+            }
+            if (n_picked > 0 && own != head) {
+                break;
+            }
+            head                 = own;
+            picked[n_picked]     = next;
+            h[n_picked]          = rows_.data() + next * n_embd_;
+            step_sizes[n_picked] = plan_[(size_t) plan_index_[(size_t) next]].step_size;
+            n_picked += 1;
         }
-        const planned_row & row     = plan_[(size_t) plan_index_[(size_t) i]];
-        descent_rule rule           = program_.schedule().rule;
-        rule.step_size              = row.step_size;
-        const descent_result result = item.energy->descend(
-            head, rows_.data() + i * n_embd_, rule, item.thresholds[head], item.targets[head], work_.data());
-        if (!result.finite) {
-            fail(item.layer, "layer %d: descending the energy %s of row %d gave NaN or infinite values",
-                 (int) item.layer, head_name(head), (int) row.row);
-            return false;
+        if (n_picked == 0) {
+            break;
         }
-        changed_[(size_t) i] |= (uint8_t) result.changed;
-        trace_.push_back({row.slot, row.offset, item.layer, head, result.energy_before, result.energy_after,
-                          result.steps, result.shift});
+        item.energy->descend(head, h, n_picked, program_.schedule().rule, step_sizes, item.thresholds[head],
+                             item.targets[head], results, work_.data());
+        for (int k = 0; k < n_picked; ++k) {
+            const planned_row & row       = plan_[(size_t) plan_index_[(size_t) picked[k]]];
+            const descent_result & result = results[k];
+            if (!result.finite) {
+                fail(item.layer, "layer %d: descending the energy %s of row %d gave NaN or infinite values",
+                     (int) item.layer, head_name(head), (int) row.row);
+                return false;
+            }
+            changed_[(size_t) picked[k]] |= (uint8_t) result.changed;
+            trace_.push_back({row.slot, row.offset, item.layer, head, result.energy_before, result.energy_after,
+                              result.steps, result.shift});
+        }
+    }
+    return true;
+}
+
+bool hook::run_low_rank(const intervention & item, int64_t n) {
+    const int64_t rank = (int64_t) item.bias.size();
+    const matrix down  = {rank, n_embd_, item.down.data(), nullptr, nullptr};
+    const matrix up    = {rank, n_embd_, item.up.data(), nullptr, nullptr};
+    const auto wanted  = [&](int64_t i) { return in_scope(item, plan_index_[(size_t) i]); };
+    int64_t picked[max_rows_at_once];
+    for (int64_t next = 0; int n_picked = pick(next, n, picked, wanted);) {
+        float * h[max_rows_at_once];
+        float * inner[max_rows_at_once];
+        for (int k = 0; k < n_picked; ++k) {
+            h[k]                         = rows_.data() + picked[k] * n_embd_;
+            inner[k]                     = work_.data() + k * rank;
+            changed_[(size_t) picked[k]] = 1;
+        }
+        affine(down, item.bias.data(), h, inner, n_picked); // all of V h + c first: h must not change meanwhile
+        add_transposed(up, inner, h, n_picked);
     }
     return true;
 }

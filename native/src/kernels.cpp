@@ -1,78 +1,107 @@
+// Choosing a form of the loops, and passing calls on to it.
 #include "kernels.h"
 
-#include <cfloat>
-#include <cmath>
+#include "kernel_set.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
 
 namespace edge_eds {
 
-static const int64_t n_lanes = 16;
+static std::vector<const kernel_set *> forms() {
+    std::vector<const kernel_set *> found;
+#if defined(EDGE_EDS_X86)
+    // these ask the operating system too, which must keep the wide registers
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+        found.push_back(&avx512_kernels);
+    }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        found.push_back(&avx2_kernels);
+    }
+#elif defined(EDGE_EDS_NEON)
+    found.push_back(&neon_kernels);
+#endif
+    found.push_back(&plain_kernels);
+    return found;
+}
+
+static const kernel_set * form_named(const std::string & name) {
+    std::string known;
+    for (const kernel_set * set : forms()) {
+        if (name == set->name) {
+            return set;
+        }
+        known += (known.empty() ? "" : ", ") + std::string(set->name);
+    }
+    throw std::invalid_argument("this machine cannot run the kernels '" + name + "': it has " + known);
+}
+
+static const kernel_set * first_choice() {
+    const char * name = std::getenv("EDGE_EDS_KERNELS");
+    return name && *name ? form_named(name) : forms().front();
+}
+
+static std::atomic<const kernel_set *> & in_use() {
+    static std::atomic<const kernel_set *> set{first_choice()};
+    return set;
+}
+
+static const kernel_set & now() {
+    return *in_use().load(std::memory_order_relaxed);
+}
+
+std::vector<std::string> available_kernels() {
+    std::vector<std::string> names;
+    for (const kernel_set * set : forms()) {
+        names.push_back(set->name);
+    }
+    return names;
+}
+
+const char * kernels_in_use() {
+    return now().name;
+}
+
+void use_kernels(const std::string & name) {
+    in_use().store(form_named(name));
+}
 
 float dot(const float * a, const float * b, int64_t n) {
-    float lanes[n_lanes] = {0.0f};
-    int64_t i            = 0;
-    for (; i + n_lanes <= n; i += n_lanes) {
-        for (int64_t j = 0; j < n_lanes; ++j) {
-            lanes[j] += a[i + j] * b[i + j];
-        }
-    }
-    for (int64_t j = 0; i < n; ++i, ++j) {
-        lanes[j] += a[i] * b[i];
-    }
-    // pairwise, so that rounding stays small
-    for (int64_t width = n_lanes / 2; width > 0; width /= 2) {
-        for (int64_t j = 0; j < width; ++j) {
-            lanes[j] += lanes[j + width];
-        }
-    }
-    return lanes[0];
+    return now().dot(a, b, n);
 }
 
 void add_scaled(float alpha, const float * x, float * y, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) {
-        y[i] += alpha * x[i];
-    }
+    now().add_scaled(alpha, x, y, n);
 }
 
-void affine(const float * weight, const float * bias, const float * x, float * y, int64_t n_out,
-            int64_t n_in) {
-    for (int64_t o = 0; o < n_out; ++o) {
-        y[o] = dot(weight + o * n_in, x, n_in) + bias[o];
-    }
+void affine(const matrix & w, const float * bias, const float * const * x, float * const * y, int n_rows) {
+    now().affine(w, bias, x, y, n_rows);
 }
 
-void transposed_product(const float * weight, const float * y, float * x, int64_t n_out, int64_t n_in) {
-    for (int64_t i = 0; i < n_in; ++i) {
-        x[i] = 0.0f;
-    }
-    for (int64_t o = 0; o < n_out; ++o) {
-        add_scaled(y[o], weight + o * n_in, x, n_in);
-    }
+void add_transposed(const matrix & w, const float * const * y, float * const * x, int n_rows) {
+    now().add_transposed(w, y, x, n_rows);
 }
 
 double norm(const float * x, int64_t n) {
-    double lanes[4] = {0.0};
-    int64_t i       = 0;
-    for (; i + 4 <= n; i += 4) {
-        for (int64_t j = 0; j < 4; ++j) {
-            lanes[j] += (double) x[i + j] * (double) x[i + j];
-        }
-    }
-    for (int64_t j = 0; i < n; ++i, ++j) {
-        lanes[j] += (double) x[i] * (double) x[i];
-    }
-    return std::sqrt((lanes[0] + lanes[1]) + (lanes[2] + lanes[3]));
+    return now().norm(x, n);
 }
 
 bool all_finite(const float * x, int64_t n) {
-    int bad = 0;
-    for (int64_t i = 0; i < n; ++i) {
-        bad |= !(std::fabs(x[i]) <= FLT_MAX);
-    }
-    return bad == 0;
+    return now().all_finite(x, n);
 }
 
-float sigmoid(float x) {
-    return 1.0f / (1.0f + std::exp(-x));
+void silu(const float * a, float * activation, float * slope, int64_t n) {
+    now().silu(a, activation, slope, n);
+}
+
+float layer_norm(float * a, float * normed, const float * gamma, const float * beta, int64_t n) {
+    return now().layer_norm(a, normed, gamma, beta, n);
+}
+
+void layer_norm_gradient(float * g, const float * normed, const float * gamma, float inv_std, int64_t n) {
+    now().layer_norm_gradient(g, normed, gamma, inv_std, n);
 }
 
 } // namespace edge_eds

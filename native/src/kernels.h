@@ -1,11 +1,27 @@
-// The few float32 loops that everything else is made of.
-// Plain loops with sixteen independent accumulators: the compiler turns them into SIMD code on any target
-// without being allowed to reorder sums (-ffast-math), so a result does not depend on the row it stands in.
+// The few loops that everything else is made of, in float32, each in one of several forms for one CPU or another.
+// The best form that the machine has is taken at run time, so that one build runs everywhere; `plain` is C++
+// without intrinsics, the reference that the others are tested against. No form reorders sums by -ffast-math, so
+// NaN stays NaN, and what a row gives does not depend on the rows that are computed beside it. The environment
+// variable EDGE_EDS_KERNELS names another form; the first use throws std::invalid_argument where it cannot run.
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace edge_eds {
+
+// Rows that share one reading of the weights; callers with more come in pieces.
+const int max_rows_at_once = 4;
+
+// W (n_out, n_in), row-major: in float32, or in 8 bits with W[o][i] = scale[o] * codes[o][i].
+struct matrix {
+    int64_t n_out         = 0;
+    int64_t n_in          = 0;
+    const float * values  = nullptr;
+    const int8_t * codes = nullptr; // if values is null
+    const float * scale   = nullptr;
+};
 
 // sum_i a[i] * b[i]
 float dot(const float * a, const float * b, int64_t n);
@@ -13,12 +29,11 @@ float dot(const float * a, const float * b, int64_t n);
 // y[i] += alpha * x[i]
 void add_scaled(float alpha, const float * x, float * y, int64_t n);
 
-// y = W x + b, with W (n_out, n_in) row-major
-void affine(const float * weight, const float * bias, const float * x, float * y, int64_t n_out,
-            int64_t n_in);
+// y[r] = W x[r] + bias for n_rows <= max_rows_at_once rows; bias (n_out) may be null
+void affine(const matrix & w, const float * bias, const float * const * x, float * const * y, int n_rows);
 
-// x = W^T y, with W (n_out, n_in) row-major, y (n_out), x (n_in)
-void transposed_product(const float * weight, const float * y, float * x, int64_t n_out, int64_t n_in);
+// x[r] += W^T y[r], y[r] (n_out), x[r] (n_in), for n_rows <= max_rows_at_once rows
+void add_transposed(const matrix & w, const float * const * y, float * const * x, int n_rows);
 
 // Euclidean length; sums in double, so that neither tiny gradients nor huge states leave the range of float.
 double norm(const float * x, int64_t n);
@@ -26,7 +41,25 @@ double norm(const float * x, int64_t n);
 // True if no element is NaN or infinite.
 bool all_finite(const float * x, int64_t n);
 
-// 1 / (1 + exp(-x)); exact limits 0 and 1 at both ends.
-float sigmoid(float x);
+// SiLU and its derivative: activation = a s, slope = s (1 + a (1 - s)), s = 1 / (1 + exp(-a)).
+// `slope` may be `a` itself.
+void silu(const float * a, float * activation, float * slope, int64_t n);
+
+// a <- gamma * normed + beta, normed = (a - mean) / sqrt(var + 1e-5), biased variance. Returns 1 / that root.
+float layer_norm(float * a, float * normed, const float * gamma, const float * beta, int64_t n);
+
+// g <- dE/d(input of LayerNorm) where g is dE/d(its output):
+// with u = gamma * g: (u - mean(u) - normed * mean(u * normed)) * inv_std
+void layer_norm_gradient(float * g, const float * normed, const float * gamma, float inv_std, int64_t n);
+
+// Forms of these loops that this machine can run, the best one first; the last is always "plain".
+std::vector<std::string> available_kernels();
+
+// The form in use.
+const char * kernels_in_use();
+
+// Use this form from now on, everywhere; nothing may be computing meanwhile. Throws std::invalid_argument for a
+// name that is not among the available ones.
+void use_kernels(const std::string & name);
 
 } // namespace edge_eds

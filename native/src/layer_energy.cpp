@@ -41,7 +41,6 @@ layer_energy::layer_energy(int64_t n_embd, std::shared_ptr<const subspace> space
     if (!any) {
         throw std::invalid_argument("a layer's energy needs at least one head");
     }
-    // z_0, z, c and the gradient; a centred row; the net's own
     work_size_ = 4 * (size_t) n_inner() + (size_t) n_embd + net_work;
 }
 
@@ -61,123 +60,235 @@ void layer_energy::check_rule(const descent_rule & rule) const {
     }
 }
 
-float layer_energy::energy(int head, const float * h, float * work) const {
-    if (!space_) {
-        return heads_[head]->energy(h, work);
-    }
-    float * z       = work;
-    float * centred = z + n_inner();
-    space_->project(h, z, centred);
-    return heads_[head]->energy(z, centred + n_embd_);
-}
+// One row on its way. Its work: z_0, z, c and the gradient (n_inner each), a centred row (n_embd), the net's own.
+struct layer_energy::descent {
+    descent_result * result;
+    float * h;
+    float * z_0;
+    float * z;
+    float * c;
+    float * g;
+    float * centred;
+    float * net_work;
+    double h_norm;
+    double length; // of a step
+    float e;       // at z
 
-float layer_energy::energy_and_gradient(int head, const float * h, float * gradient_out, float * work) const {
-    if (!space_) {
-        const float e = heads_[head]->energy(h, work);
-        heads_[head]->gradient(work, gradient_out);
-        return e;
+    void lay_out(float * work, int64_t n_inner, int64_t n_embd) {
+        z_0      = work;
+        z        = z_0 + n_inner;
+        c        = z + n_inner;
+        g        = c + n_inner;
+        centred  = g + n_inner;
+        net_work = centred + n_embd;
     }
-    const int64_t n  = n_inner();
-    float * z        = work;
-    float * g        = z + n;
-    float * centred  = g + n;
-    float * net_work = centred + n_embd_;
-    space_->project(h, z, centred);
-    const float e = heads_[head]->energy(z, net_work);
-    heads_[head]->gradient(net_work, g);
-    for (int64_t i = 0; i < n; ++i) {
-        g[i] /= space_->s()[i];
+};
+
+void layer_energy::energy(int head, const float * const * h, int n_rows, float * energies, float * work) const {
+    float * z[max_rows_at_once];
+    float * centred[max_rows_at_once];
+    float * net_work[max_rows_at_once];
+    for (int r = 0; r < n_rows; ++r) {
+        z[r]        = work + (size_t) r * work_size_;
+        centred[r]  = z[r] + n_inner();
+        net_work[r] = centred[r] + n_embd_;
     }
-    std::fill(gradient_out, gradient_out + n_embd_, 0.0f);
-    space_->lift(g, gradient_out);
-    return e;
-}
-
-descent_result layer_energy::descend(int head, float * h, const descent_rule & rule, float threshold,
-                                     float target, float * work) const {
-    const energy_net & net = *heads_[head];
-    const int64_t n        = n_inner();
-    const float * s        = space_ ? space_->s() : nullptr;
-    float * z_0            = work;
-    float * z              = z_0 + n;
-    float * c              = z + n;
-    float * g              = c + n;
-    float * centred        = g + n;
-    float * net_work       = centred + n_embd_;
-
     if (space_) {
-        space_->project(h, z_0, centred);
-    } else {
-        std::copy(h, h + n, z_0);
+        space_->project(h, n_rows, z, centred);
     }
+    heads_[head]->energy(space_ ? z : h, n_rows, net_work, energies);
+}
 
-    descent_result result;
-    float e              = net.energy(z_0, net_work);
-    result.energy_before = e;
-    result.energy_after  = e;
-    if (!std::isfinite(e)) {
-        result.finite = false;
-        return result;
+void layer_energy::energy_and_gradient(int head, const float * const * h, int n_rows, float * energies,
+                                       float * const * gradients, float * work) const {
+    const int64_t n = n_inner();
+    float * g[max_rows_at_once];
+    float * net_work[max_rows_at_once];
+    energy(head, h, n_rows, energies, work);
+    for (int r = 0; r < n_rows; ++r) {
+        g[r]        = space_ ? work + (size_t) r * work_size_ : gradients[r];
+        net_work[r] = work + (size_t) r * work_size_ + n + n_embd_; // where energy() left it
     }
-    if (e <= threshold) {
-        return result;
-    }
-
-    const double h_norm = norm(h, n_embd_);
-    const double length = rule.relative ? rule.step_size * h_norm : rule.step_size;
-    if (!(length > 0.0)) {
-        result.finite = std::isfinite(h_norm);
-        return result;
-    }
-
-    std::fill(c, c + n, 0.0f);
-    while (result.steps < rule.steps && !(e <= target)) {
-        net.gradient(net_work, g);
-        if (s) {
+    heads_[head]->gradient(n_rows, net_work, g);
+    if (space_) {
+        for (int r = 0; r < n_rows; ++r) {
             for (int64_t i = 0; i < n; ++i) {
-                g[i] = rule.covariance ? g[i] * s[i] : g[i] / s[i];
+                g[r][i] /= space_->s()[i];
+            }
+            std::fill(gradients[r], gradients[r] + n_embd_, 0.0f);
+        }
+        space_->lift(g, n_rows, gradients);
+    }
+}
+
+// c and z after a step of row.length along g, which is dE/dz; false where there is no direction to go.
+bool layer_energy::step(descent & row, bool covariance) const {
+    const int64_t n = n_inner();
+    const float * s = space_ ? space_->s() : nullptr;
+    if (s) {
+        for (int64_t i = 0; i < n; ++i) {
+            row.g[i] = covariance ? row.g[i] * s[i] : row.g[i] / s[i];
+        }
+    }
+    const double g_norm = norm(row.g, n);
+    if (!std::isfinite(g_norm)) {
+        row.result->finite = false;
+        return false;
+    }
+    if (g_norm < min_gradient) {
+        return false;
+    }
+    const double factor = row.length / g_norm;
+    for (int64_t i = 0; i < n; ++i) {
+        row.c[i] -= (float) (factor * row.g[i]);
+    }
+    place(row);
+    row.result->steps += 1;
+    return true;
+}
+
+// z where c leads
+void layer_energy::place(descent & row) const {
+    const float * s = space_ ? space_->s() : nullptr;
+    for (int64_t i = 0; i < n_inner(); ++i) {
+        row.z[i] = row.z_0[i] + (s ? row.c[i] / s[i] : row.c[i]);
+    }
+}
+
+// e of these rows at their z
+void layer_energy::read_energies(int head, descent * const * rows, int n_rows) const {
+    float * z[max_rows_at_once] = {};
+    float * net_work[max_rows_at_once] = {};
+    float energies[max_rows_at_once];
+    for (int r = 0; r < n_rows; ++r) {
+        z[r]        = rows[r]->z;
+        net_work[r] = rows[r]->net_work;
+    }
+    heads_[head]->energy(z, n_rows, net_work, energies);
+    for (int r = 0; r < n_rows; ++r) {
+        rows[r]->e = energies[r];
+    }
+}
+
+void layer_energy::descend(int head, float * const * h, int n_rows, const descent_rule & rule,
+                           const float * step_sizes, float threshold, float target, descent_result * results,
+                           float * work) const {
+    const int64_t n = n_inner();
+    descent rows[max_rows_at_once];
+    float * z[max_rows_at_once] = {};
+    float * buffer[max_rows_at_once] = {};
+    float * net_work[max_rows_at_once] = {};
+
+    descent * read[max_rows_at_once];
+    for (int r = 0; r < n_rows; ++r) {
+        results[r]     = descent_result();
+        rows[r].result = &results[r];
+        rows[r].h      = h[r];
+        rows[r].lay_out(work + (size_t) r * work_size_, n, n_embd_);
+        z[r]      = rows[r].z;
+        buffer[r] = rows[r].centred;
+        read[r]   = &rows[r];
+    }
+    if (space_) {
+        space_->project(h, n_rows, z, buffer);
+    } else {
+        for (int r = 0; r < n_rows; ++r) {
+            std::copy(h[r], h[r] + n, z[r]);
+        }
+    }
+    read_energies(head, read, n_rows);
+
+    // which rows move at all
+    descent * moving[max_rows_at_once];
+    int n_moving = 0;
+    for (int r = 0; r < n_rows; ++r) {
+        descent & row             = rows[r];
+        row.result->energy_before = row.e;
+        row.result->energy_after  = row.e;
+        if (!std::isfinite(row.e)) {
+            row.result->finite = false;
+            continue;
+        }
+        if (row.e <= threshold) {
+            continue;
+        }
+        row.h_norm = norm(row.h, n_embd_);
+        row.length = rule.relative ? step_sizes[r] * row.h_norm : step_sizes[r];
+        if (!(row.length > 0.0)) {
+            row.result->finite = std::isfinite(row.h_norm);
+            continue;
+        }
+        std::copy(row.z, row.z + n, row.z_0);
+        std::fill(row.c, row.c + n, 0.0f);
+        moving[n_moving++] = &row;
+    }
+
+    // up to K steps each; those that arrive, or cannot go on, leave
+    descent * going[max_rows_at_once];
+    int n_going = n_moving;
+    std::copy(moving, moving + n_moving, going);
+    for (int k = 0; k < rule.steps && n_going > 0; ++k) {
+        int n_left = 0;
+        for (int r = 0; r < n_going; ++r) {
+            if (!(going[r]->e <= target)) {
+                going[n_left++] = going[r];
             }
         }
-        const double g_norm = norm(g, n);
-        if (!std::isfinite(g_norm)) {
-            result.finite = false;
-            return result;
+        for (int r = 0; r < n_left; ++r) {
+            net_work[r] = going[r]->net_work;
+            buffer[r]   = going[r]->g;
         }
-        if (g_norm < min_gradient) {
-            break;
+        heads_[head]->gradient(n_left, net_work, buffer);
+        n_going = 0;
+        for (int r = 0; r < n_left; ++r) {
+            if (step(*going[r], rule.covariance)) {
+                going[n_going++] = going[r];
+            }
         }
-        for (int64_t i = 0; i < n; ++i) {
-            c[i] -= (float) (length * (g[i] / g_norm));
-            z[i] = z_0[i] + (s ? c[i] / s[i] : c[i]);
-        }
-        e = net.energy(z, net_work);
-        result.steps += 1;
-    }
-    if (result.steps == 0) {
-        return result;
+        read_energies(head, going, n_going);
     }
 
-    double shift = norm(c, n);
-    if (rule.max_shift > 0.0f && shift > rule.max_shift * h_norm) {
-        const double scale = rule.max_shift * h_norm / shift;
-        for (int64_t i = 0; i < n; ++i) {
-            c[i] = (float) (c[i] * scale);
-            z[i] = z_0[i] + (s ? c[i] / s[i] : c[i]);
+    // the rows that moved, those beyond the cap taken back to it
+    descent * moved[max_rows_at_once];
+    descent * capped[max_rows_at_once];
+    int n_moved  = 0;
+    int n_capped = 0;
+    for (int r = 0; r < n_moving; ++r) {
+        descent & row = *moving[r];
+        if (!row.result->finite || row.result->steps == 0) {
+            continue;
         }
-        e = net.energy(z, net_work);
-        shift *= scale;
+        double shift = norm(row.c, n);
+        if (rule.max_shift > 0.0f && shift > rule.max_shift * row.h_norm) {
+            const double scale = rule.max_shift * row.h_norm / shift;
+            for (int64_t i = 0; i < n; ++i) {
+                row.c[i] = (float) (row.c[i] * scale);
+            }
+            place(row);
+            capped[n_capped++] = &row;
+            shift *= scale;
+        }
+        row.result->shift = row.h_norm > 0.0 ? (float) (shift / row.h_norm) : 0.0f;
+        moved[n_moved++]  = &row;
     }
+    read_energies(head, capped, n_capped);
 
+    for (int r = 0; r < n_moved; ++r) {
+        buffer[r] = moved[r]->c;
+        z[r]      = moved[r]->h;
+    }
     if (space_) {
-        space_->lift(c, h);
-    } else {
-        add_scaled(1.0f, c, h, n);
+        space_->lift(buffer, n_moved, z);
     }
-    result.energy_after = e;
-    result.shift        = h_norm > 0.0 ? (float) (shift / h_norm) : 0.0f;
-    result.changed      = true;
-    result.finite       = std::isfinite(e) && all_finite(h, n_embd_);
-    return result;
+    for (int r = 0; r < n_moved; ++r) {
+        descent & row = *moved[r];
+        if (!space_) {
+            add_scaled(1.0f, row.c, row.h, n);
+        }
+        row.result->energy_after = row.e;
+        row.result->changed      = true;
+        row.result->finite       = std::isfinite(row.e) && all_finite(row.h, n_embd_);
+    }
 }
 
 } // namespace edge_eds

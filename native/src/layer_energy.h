@@ -41,33 +41,41 @@ public:
     bool has_subspace() const { return space_ != nullptr; }
     bool has_head(int head) const { return heads_[head] != nullptr; }
 
-    // floats that `work` must hold in the functions below
+    // floats that `work` must hold for each row in the functions below, which take up to max_rows_at_once rows
     size_t work_size() const { return work_size_; }
 
-    // E_head(h)
-    float energy(int head, const float * h, float * work) const;
+    // energies[r] = E_head(h[r])
+    void energy(int head, const float * const * h, int n_rows, float * energies, float * work) const;
 
-    // E_head(h), and dE/dh = P^T ((dE/dz) / s) into gradient_out (n_embd)
-    float energy_and_gradient(int head, const float * h, float * gradient_out, float * work) const;
+    // energies[r] = E_head(h[r]), and dE/dh = P^T ((dE/dz) / s) into gradients[r] (n_embd)
+    void energy_and_gradient(int head, const float * const * h, int n_rows, float * energies,
+                             float * const * gradients, float * work) const;
 
     // Throws std::invalid_argument for what is not finite or negative, and for the covariance metric without
     // a subspace.
     void check_rule(const descent_rule & rule) const;
 
-    // Moves h down the energy, in place. Nothing is written if E(h) <= threshold.
+    // Moves each h[r] down the energy, in place, with a step size of its own (the rule's is not used). Nothing is
+    // written if E(h) <= threshold.
     // With c = shift in the coordinates of the subspace (h + P^T c), z = z_0 + c / s, g = dE/dz and L =
     // step_size (* |h|):
     //   covariance metric  c <- c - L * (s*g) / |s*g|     (that is z <- z - L * g / |s*g|)
     //   euclidean metric   c <- c - L * (g/s) / |g/s|     (|g/s| = |dE/dh|)
     // up to K times; ends early where E <= target or the gradient vanishes. One lift at the end writes h.
-    descent_result descend(int head, float * h, const descent_rule & rule, float threshold, float target,
-                           float * work) const;
+    void descend(int head, float * const * h, int n_rows, const descent_rule & rule, const float * step_sizes,
+                 float threshold, float target, descent_result * results, float * work) const;
 
 private:
+    struct descent; // one row on its way
+
     int64_t n_embd_;
     std::shared_ptr<const subspace> space_;
     std::unique_ptr<energy_net> heads_[n_heads];
     size_t work_size_;
+
+    bool step(descent & row, bool covariance) const;
+    void place(descent & row) const;
+    void read_energies(int head, descent * const * rows, int n_rows) const;
 
     int64_t n_inner() const { return space_ ? space_->rank() : n_embd_; }
 };

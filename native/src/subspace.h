@@ -3,6 +3,8 @@
 // h + P^T c has the coordinates z + c / s, and |P^T c| = |c|.
 #pragma once
 
+#include "weights.h"
+
 #include <cstdint>
 #include <vector>
 
@@ -19,16 +21,16 @@ public:
 
     const float * s() const { return s_.data(); }
 
-    // z (rank) of h (n_embd); `centred` is scratch (n_embd).
-    void project(const float * h, float * z, float * centred) const;
+    // z[r] (rank) of h[r] (n_embd) for n_rows <= max_rows_at_once; centred[r] is scratch (n_embd).
+    void project(const float * const * h, int n_rows, float * const * z, float * const * centred) const;
 
-    // h (n_embd) += P^T c (rank)
-    void lift(const float * c, float * h) const;
+    // h[r] (n_embd) += P^T c[r] (rank) for n_rows <= max_rows_at_once
+    void lift(const float * const * c, int n_rows, float * const * h) const;
 
 private:
     std::vector<float> mu_;
-    std::vector<float> p_;
     std::vector<float> s_;
+    weights p_;
 };
 
 } // namespace edge_eds

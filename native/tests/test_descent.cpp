@@ -1,6 +1,6 @@
 // Properties of the descent of one row.
-#include "check.h"
-#include "kernels.h"
+#include "each_form.h"
+#include "one_row.h"
 #include "random_energy.h"
 
 #include <limits>
@@ -29,17 +29,16 @@ static void lowers_the_energy() {
         const std::shared_ptr<layer_energy> energy = random_layer_energy(seed, n_embd, {HEAD_FR});
         random_source random(100 + seed);
         const std::vector<float> h = random.values(n_embd, 3.0f);
-        std::vector<float> work(energy->work_size());
         for (bool covariance : {true, false}) {
             descent_rule rule        = rule_of(0.002f, 3);
             rule.covariance          = covariance;
             std::vector<float> moved = h;
             const descent_result result =
-                energy->descend(HEAD_FR, moved.data(), rule, -inf, -inf, work.data());
+                descend(*energy, HEAD_FR, moved.data(), rule, -inf, -inf);
             CHECK(result.finite && result.changed && result.steps == 3);
             CHECK(result.energy_after < result.energy_before);
-            CHECK(result.energy_before == energy->energy(HEAD_FR, h.data(), work.data()));
-            CHECK_NEAR(result.energy_after, energy->energy(HEAD_FR, moved.data(), work.data()),
+            CHECK(result.energy_before == energy_of(*energy, HEAD_FR, h));
+            CHECK_NEAR(result.energy_after, energy_of(*energy, HEAD_FR, moved),
                        1e-4 * (1.0 + std::fabs(result.energy_after)));
             CHECK_NEAR(result.shift, distance(moved, h) / norm(h.data(), n_embd), 1e-5);
         }
@@ -50,7 +49,6 @@ static void one_step_has_the_length_asked_for() {
     const std::shared_ptr<layer_energy> energy = random_layer_energy(7, n_embd, {HEAD_FR});
     random_source random(8);
     const std::vector<float> h = random.values(n_embd, 3.0f);
-    std::vector<float> work(energy->work_size());
     for (bool covariance : {true, false}) {
         for (bool relative : {true, false}) {
             descent_rule rule        = rule_of(0.25f, 1);
@@ -58,7 +56,7 @@ static void one_step_has_the_length_asked_for() {
             rule.relative            = relative;
             std::vector<float> moved = h;
             const descent_result result =
-                energy->descend(HEAD_FR, moved.data(), rule, -inf, -inf, work.data());
+                descend(*energy, HEAD_FR, moved.data(), rule, -inf, -inf);
             const double expected = relative ? 0.25 * norm(h.data(), n_embd) : 0.25;
             CHECK(result.steps == 1);
             CHECK_NEAR(distance(moved, h), expected, 1e-5 * expected);
@@ -70,9 +68,7 @@ static void euclidean_step_is_the_normalised_gradient() {
     const std::shared_ptr<layer_energy> energy = random_layer_energy(9, n_embd, {HEAD_JB});
     random_source random(10);
     const std::vector<float> h = random.values(n_embd, 3.0f);
-    std::vector<float> work(energy->work_size());
-    std::vector<float> g((size_t) n_embd);
-    energy->energy_and_gradient(HEAD_JB, h.data(), g.data(), work.data());
+    const std::vector<float> g  = gradient_of(*energy, HEAD_JB, h);
     std::vector<float> expected = h;
     add_scaled((float) (-0.5 / norm(g.data(), n_embd)), g.data(), expected.data(), n_embd);
 
@@ -80,7 +76,7 @@ static void euclidean_step_is_the_normalised_gradient() {
     rule.covariance          = false;
     rule.relative            = false;
     std::vector<float> moved = h;
-    energy->descend(HEAD_JB, moved.data(), rule, -inf, -inf, work.data());
+    descend(*energy, HEAD_JB, moved.data(), rule, -inf, -inf);
     CHECK(distance(moved, expected) < 1e-5f);
 }
 
@@ -88,8 +84,7 @@ static void stays_where_it_should() {
     const std::shared_ptr<layer_energy> energy = random_layer_energy(11, n_embd, {HEAD_FR});
     random_source random(12);
     const std::vector<float> h = random.values(n_embd, 3.0f);
-    std::vector<float> work(energy->work_size());
-    const float e = energy->energy(HEAD_FR, h.data(), work.data());
+    const float e = energy_of(*energy, HEAD_FR, h);
 
     struct {
         descent_rule rule;
@@ -105,7 +100,7 @@ static void stays_where_it_should() {
     for (const auto & c : cases) {
         std::vector<float> moved = h;
         const descent_result result =
-            energy->descend(HEAD_FR, moved.data(), c.rule, c.threshold, c.target, work.data());
+            descend(*energy, HEAD_FR, moved.data(), c.rule, c.threshold, c.target);
         CHECK(result.finite && !result.changed && result.steps == 0 && result.shift == 0.0f);
         CHECK(result.energy_after == e);
         CHECK(moved == h); // bit by bit
@@ -115,16 +110,15 @@ static void stays_where_it_should() {
     const std::shared_ptr<layer_energy> flat = constant_layer_energy(n_embd, {{HEAD_FR, 1.0f}});
     descent_rule rule                        = rule_of(0.1f, 3);
     rule.covariance                          = false;
-    std::vector<float> flat_work(flat->work_size());
     std::vector<float> moved    = h;
-    const descent_result result = flat->descend(HEAD_FR, moved.data(), rule, -inf, -inf, flat_work.data());
+    const descent_result result = descend(*flat, HEAD_FR, moved.data(), rule, -inf, -inf);
     CHECK(result.finite && !result.changed && result.steps == 0);
     CHECK(moved == h);
 
     // a zero row has no length to be relative to
     std::vector<float> zero((size_t) n_embd, 0.0f);
     const descent_result at_zero =
-        energy->descend(HEAD_FR, zero.data(), rule_of(0.1f, 3), -inf, -inf, work.data());
+        descend(*energy, HEAD_FR, zero.data(), rule_of(0.1f, 3), -inf, -inf);
     CHECK(at_zero.finite && !at_zero.changed);
 }
 
@@ -132,13 +126,12 @@ static void stops_at_the_target() {
     const std::shared_ptr<layer_energy> energy = random_layer_energy(13, n_embd, {HEAD_FR});
     random_source random(14);
     const std::vector<float> h = random.values(n_embd, 3.0f);
-    std::vector<float> work(energy->work_size());
     std::vector<float> moved = h;
     const descent_result one =
-        energy->descend(HEAD_FR, moved.data(), rule_of(0.01f, 1), -inf, -inf, work.data());
+        descend(*energy, HEAD_FR, moved.data(), rule_of(0.01f, 1), -inf, -inf);
     moved = h;
     const descent_result many =
-        energy->descend(HEAD_FR, moved.data(), rule_of(0.01f, 10), -inf, one.energy_after, work.data());
+        descend(*energy, HEAD_FR, moved.data(), rule_of(0.01f, 10), -inf, one.energy_after);
     CHECK(many.steps == 1);
     CHECK(many.energy_after == one.energy_after);
 }
@@ -147,16 +140,15 @@ static void keeps_to_the_cap() {
     const std::shared_ptr<layer_energy> energy = random_layer_energy(15, n_embd, {HEAD_FR});
     random_source random(16);
     const std::vector<float> h = random.values(n_embd, 3.0f);
-    std::vector<float> work(energy->work_size());
     for (bool relative : {true, false}) {
         descent_rule rule           = rule_of(relative ? 0.2f : 4.0f, 1);
         rule.relative               = relative;
         rule.max_shift              = 0.05f;
         std::vector<float> moved    = h;
-        const descent_result result = energy->descend(HEAD_FR, moved.data(), rule, -inf, -inf, work.data());
+        const descent_result result = descend(*energy, HEAD_FR, moved.data(), rule, -inf, -inf);
         CHECK_NEAR(result.shift, 0.05, 1e-6);
         CHECK_NEAR(distance(moved, h) / norm(h.data(), n_embd), 0.05, 1e-5);
-        CHECK_NEAR(result.energy_after, energy->energy(HEAD_FR, moved.data(), work.data()),
+        CHECK_NEAR(result.energy_after, energy_of(*energy, HEAD_FR, moved),
                    1e-4 * (1.0 + std::fabs(result.energy_after)));
     }
 }
@@ -167,10 +159,9 @@ static void moves_only_within_the_subspace() {
     std::unique_ptr<energy_net> nets[n_heads];
     nets[HEAD_FR] = random_net(random, {4, 8}, false);
     const layer_energy energy(n_embd, std::make_shared<subspace>(v.mu, v.p, v.s), std::move(nets));
-    std::vector<float> work(energy.work_size());
     const std::vector<float> h = random.values(n_embd, 3.0f);
     std::vector<float> moved   = h;
-    energy.descend(HEAD_FR, moved.data(), rule_of(0.1f, 4), -inf, -inf, work.data());
+    descend(energy, HEAD_FR, moved.data(), rule_of(0.1f, 4), -inf, -inf);
 
     std::vector<float> shift = moved;
     add_scaled(-1.0f, h.data(), shift.data(), n_embd);
@@ -185,20 +176,18 @@ static void moves_only_within_the_subspace() {
 
 static void reports_what_is_not_finite() {
     const std::shared_ptr<layer_energy> energy = random_layer_energy(19, n_embd, {HEAD_FR});
-    std::vector<float> work(energy->work_size());
     for (float poison : {std::numeric_limits<float>::quiet_NaN(), inf, -inf}) {
         std::vector<float> h((size_t) n_embd, 1.0f);
         h[3] = poison;
-        CHECK(!energy->descend(HEAD_FR, h.data(), rule_of(0.1f, 2), -inf, -inf, work.data()).finite);
+        CHECK(!descend(*energy, HEAD_FR, h.data(), rule_of(0.1f, 2), -inf, -inf).finite);
     }
     // steps that leave the range of float
     const std::shared_ptr<layer_energy> slope = constant_layer_energy(n_embd, {{HEAD_FR, 1.0f}}, 1e-30f);
-    std::vector<float> slope_work(slope->work_size());
     std::vector<float> h((size_t) n_embd, 1.0f);
     descent_rule rule = rule_of(3e38f, 2);
     rule.relative     = false;
     rule.covariance   = false;
-    CHECK(!slope->descend(HEAD_FR, h.data(), rule, -inf, -inf, slope_work.data()).finite);
+    CHECK(!descend(*slope, HEAD_FR, h.data(), rule, -inf, -inf).finite);
 }
 
 static void checks_the_rule() {
@@ -214,7 +203,7 @@ static void checks_the_rule() {
     CHECK_THROWS(with->check_rule(rule), std::invalid_argument, "max_shift");
 }
 
-int main() {
+static void all() {
     lowers_the_energy();
     one_step_has_the_length_asked_for();
     euclidean_step_is_the_normalised_gradient();
@@ -224,5 +213,8 @@ int main() {
     moves_only_within_the_subspace();
     reports_what_is_not_finite();
     checks_the_rule();
-    return n_failures;
+}
+
+int main() {
+    return with_each_form(all);
 }

@@ -1,6 +1,7 @@
 // Energy and gradient against the same formula in double, the gradient by central differences; and refused
 // shapes.
-#include "check.h"
+#include "each_form.h"
+#include "one_row.h"
 #include "random_energy.h"
 
 #include <limits>
@@ -82,10 +83,9 @@ static void agrees_with_double(const std::vector<int64_t> & widths, bool layer_n
     };
 
     const std::vector<float> h = random.values(n_embd, 2.0f);
-    std::vector<float> work(energy.work_size());
-    std::vector<float> gradient((size_t) n_embd);
-    const float e = energy.energy_and_gradient(HEAD_FR, h.data(), gradient.data(), work.data());
-    CHECK(e == energy.energy(HEAD_FR, h.data(), work.data()));
+    float e                           = 0.0f;
+    const std::vector<float> gradient = gradient_of(energy, HEAD_FR, h, &e);
+    CHECK(e == energy_of(energy, HEAD_FR, h));
 
     std::vector<double> h64(h.begin(), h.end());
     CHECK_NEAR(e, reference(h64), 1e-5 * (1.0 + std::fabs(e)));
@@ -160,7 +160,7 @@ static void refuses_what_does_not_fit() {
     CHECK_THROWS(head_from_name("benign"), std::invalid_argument, "unknown head 'benign'");
 }
 
-int main() {
+static void all() {
     uint64_t seed = 1;
     for (bool layer_norm : {false, true}) {
         for (bool with_subspace : {false, true}) {
@@ -173,5 +173,8 @@ int main() {
         }
     }
     refuses_what_does_not_fit();
-    return n_failures;
+}
+
+int main() {
+    return with_each_form(all);
 }

@@ -1,7 +1,7 @@
 // The gate, the descent and the trace, as they run over prompts, answers and several answers at once.
-#include "check.h"
+#include "each_form.h"
 #include "fake_llama.h"
-#include "kernels.h"
+#include "one_row.h"
 #include "random_energy.h"
 
 #include <limits>
@@ -126,13 +126,11 @@ static program gated_by_message(const std::shared_ptr<layer_energy> & energy) {
 
 static double message_score(const fake::llama & model, const layer_energy & energy, int64_t first, int64_t last,
                             int64_t end) {
-    std::vector<float> work(energy.work_size());
-    double score = 0.25 + 2.0 * energy.energy(HEAD_HARM, row_of(model.outputs[1], end).data(), work.data());
+    double score = 0.25 + 2.0 * energy_of(energy, HEAD_HARM, row_of(model.outputs[1], end));
     for (int64_t i = first; i <= last; ++i) {
         const double share = 1.0 / (double) (last - first + 1);
-        score += 0.5 * share *
-                 energy.energy(HEAD_HARM_MESSAGE, row_of(model.outputs[1], i).data(), work.data());
-        score -= share * energy.energy(HEAD_HARM_MESSAGE, row_of(model.outputs[2], i).data(), work.data());
+        score += 0.5 * share * energy_of(energy, HEAD_HARM_MESSAGE, row_of(model.outputs[1], i));
+        score -= share * energy_of(energy, HEAD_HARM_MESSAGE, row_of(model.outputs[2], i));
     }
     return score;
 }
@@ -206,10 +204,8 @@ static void the_score_is_the_weighted_sum_over_layers() {
         hook h(fake::api(), model.n_layer, n_embd);
         h.set_program(&p);
         decode(model, h, input_rows(5), {4}, {0}, {0});
-        std::vector<float> work(std::max(a->work_size(), b->work_size()));
-        const double expected = 0.25 +
-                                0.5 * a->energy(HEAD_HARM, row_of(model.outputs[1], 4).data(), work.data()) -
-                                2.0 * b->energy(HEAD_HARM, row_of(model.outputs[3], 4).data(), work.data());
+        const double expected = 0.25 + 0.5 * energy_of(*a, HEAD_HARM, row_of(model.outputs[1], 4)) -
+                                2.0 * energy_of(*b, HEAD_HARM, row_of(model.outputs[3], 4));
         CHECK(h.get_gate_state(0).read);
         CHECK_NEAR(h.get_gate_state(0).score, expected, 1e-5);
         CHECK(h.get_gate_state(0).decision == DECIDED_NONE);
@@ -250,12 +246,11 @@ static void the_hook_descends_as_layer_energy_does() {
         const int32_t offsets[3]    = {0, 3, 1};
         const int64_t planned[3]    = {1, 2, 5};
         std::vector<float> expected = plain.outputs[2];
-        std::vector<float> work(energy->work_size());
         for (int i = 0; i < 3; ++i) {
             descent_rule rule           = schedule.rule;
             rule.step_size              = (float) (0.02f * std::pow(0.5, offsets[i]));
-            const descent_result result = energy->descend(HEAD_MERGED, expected.data() + planned[i] * n_embd,
-                                                          rule, -inf, -inf, work.data());
+            const descent_result result = descend(*energy, HEAD_MERGED, expected.data() + planned[i] * n_embd,
+                                                  rule, -inf, -inf);
             CHECK(trace[i].slot == i && trace[i].offset == offsets[i] && trace[i].layer == 2 &&
                   trace[i].head == HEAD_MERGED);
             CHECK(trace[i].energy_before == result.energy_before &&
@@ -463,7 +458,7 @@ static void two_hooks_do_not_disturb_each_other() {
     CHECK(b.take_trace().back().steps == 2);
 }
 
-int main() {
+static void all() {
     the_gate_decides_which_head_is_descended();
     the_score_is_the_weighted_sum_over_layers();
     the_gate_reads_the_mean_over_the_message();
@@ -479,5 +474,8 @@ int main() {
     a_layer_without_the_decided_head_is_left_out();
     a_long_answer_never_allocates_in_the_callback();
     two_hooks_do_not_disturb_each_other();
-    return n_failures;
+}
+
+int main() {
+    return with_each_form(all);
 }

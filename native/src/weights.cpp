@@ -1,0 +1,45 @@
+#include "weights.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace edge_eds {
+
+weights::weights(const std::vector<float> & values, int64_t n_out, int64_t n_in, bool eight_bits)
+    : n_out_(n_out), n_in_(n_in) {
+    if (!eight_bits) {
+        values_.assign(values.begin(), values.end());
+        return;
+    }
+    codes_.resize(values.size());
+    scale_.resize((size_t) n_out);
+    for (int64_t o = 0; o < n_out; ++o) {
+        const float * row = values.data() + o * n_in;
+        float greatest    = 0.0f;
+        for (int64_t i = 0; i < n_in; ++i) {
+            greatest = std::max(greatest, std::fabs(row[i]));
+        }
+        const float scale = greatest / 127.0f;
+        scale_[(size_t) o] = scale;
+        for (int64_t i = 0; i < n_in; ++i) {
+            // a scale too small to divide by belongs to weights that are nothing
+            const float multiple = scale >= 1e-38f ? std::nearbyint(row[i] / scale) : 0.0f;
+            codes_[(size_t) (o * n_in + i)] = (int8_t) std::max(-127.0f, std::min(127.0f, multiple));
+        }
+    }
+}
+
+matrix weights::view() const {
+    matrix m;
+    m.n_out = n_out_;
+    m.n_in  = n_in_;
+    if (codes_.empty()) {
+        m.values = values_.data();
+    } else {
+        m.codes = codes_.data();
+        m.scale   = scale_.data();
+    }
+    return m;
+}
+
+} // namespace edge_eds
