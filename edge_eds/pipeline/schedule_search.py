@@ -39,7 +39,8 @@ class SearchSettings:
     finalists: int = 4
     tokens: tuple[tuple[int, float], ...] = ((1, 1.0), (2, 0.5), (2, 0.8), (3, 0.5), (3, 0.8))
     max_layers: int = 4
-    max_steps: int = 4
+    max_steps: int = 6
+    stop_at: tuple[float | None, ...] = (None, 0.25, 0.5, 0.75)
     step_size: tuple[float, float] = (0.01, 0.12)
     max_new_tokens: int = 16
     tolerance: float = 0.02
@@ -131,6 +132,7 @@ def _suggest(trial: optuna.Trial, layers: Sequence[int], settings: SearchSetting
         layers=tuple(layers[first::stride][:n_layers]),
         steps=trial.suggest_int("steps", 1, settings.max_steps),
         step_size=round(trial.suggest_float("step_size", low, high, log=True), 4),
+        stop_at=settings.stop_at[trial.suggest_int("stop_at", 0, len(settings.stop_at) - 1)],
     )
 
 

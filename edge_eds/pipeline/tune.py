@@ -13,7 +13,7 @@ touched. Two questions, for E_fr and for E_jb:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -129,11 +129,11 @@ def _balanced(bed: TuneBed, fr: HeadReport, jb: HeadReport, settings: TuneSettin
 def _final_spec(bed: TuneBed, schedule: Schedule, reports: Mapping[str, HeadReport]) -> SteeringSpec:
     benign = reports["fr"].chosen.bound if "fr" in reports else -OPEN
     harmful = reports["jb"].chosen.bound if "jb" in reports else OPEN
-    spec = bed.file.spec
+    spec = bed.spec_of(schedule)
     return replace(
         spec,
-        **asdict(schedule),
         gate=replace(bed.trained.gate, benign=min(benign, harmful), harmful=harmful),
         heads=tuple(reports),
         thresholds={head: {il: spec.thresholds[head][il] for il in schedule.layers} for head in reports},
+        targets={head: by_layer for head, by_layer in spec.targets.items() if head in reports and by_layer},
     )

@@ -31,17 +31,22 @@ StringArray = npt.NDArray[np.str_]
 
 @dataclass(frozen=True)
 class Schedule:
-    """Where and how hard: what SteeringSpec calls by the same names."""
+    """Where and how hard: what SteeringSpec calls by the same names.
+
+    stop_at: a descent stops at an energy that this share of the right answers of the head's own intent lie below, so
+    that a state which is nearly right is moved only a little; None takes all steps.
+    """
 
     layers: tuple[int, ...]
     steps: int
     step_size: float
     n_tokens: int = 1
     decay: float = 1.0
+    stop_at: float | None = None
 
     @property
     def force(self) -> float:
-        """The length of all steps of an answer together, in units of |h|."""
+        """The length of all steps of an answer together, if none is saved, in units of |h|."""
         tokens = sum(self.decay**k for k in range(self.n_tokens))
         return len(self.layers) * self.steps * self.step_size * tokens
 
@@ -84,7 +89,11 @@ class TuneBed:
             steps=1,
             step_size=1e-3,
             n_tokens=1,
-            thresholds={head: self._thresholds(head, threshold_quantile) for head in trained.heads},
+            # Nearly all wrong answers are above: below, nothing is written.
+            thresholds={
+                head: self._quantiles(head, "wrong", threshold_quantile, trained.steer_layers)
+                for head in trained.heads
+            },
         )
         self.file = EnergyFile(collection.fingerprint, spec, trained.energies)
 
@@ -151,6 +160,16 @@ class TuneBed:
         keys = [["verdicts", head, asdict(schedule), max_new_tokens, indices.tolist()] for schedule in schedules]
         return [np.array(labels) for labels in self.memo.get_all(keys, compute)]
 
+    def spec_of(self, schedule: Schedule) -> SteeringSpec:
+        """Settings with this schedule, the gate still held open."""
+        wanted = asdict(schedule)
+        stop_at = wanted.pop("stop_at")
+        targets = {}
+        if stop_at is not None:
+            heads = self.trained.heads
+            targets = {head: self._quantiles(head, "alone", stop_at, schedule.layers) for head in heads}
+        return replace(self.file.spec, **wanted, targets=targets)
+
     def _prompts(self, indices: IndexArray) -> list[list[int]]:
         return [self.runner.chat_tokens(self.collection.examples[i].prompt) for i in indices]
 
@@ -158,16 +177,18 @@ class TuneBed:
         """Every prompt is steered down this head."""
         bound = OPEN if head == "fr" else -OPEN
         return self.runner.energy_program(
-            self.file,
-            Steering(**asdict(schedule), gate_benign=bound, gate_harmful=bound),
+            replace(self.file, spec=self.spec_of(schedule)),
+            Steering(gate_benign=bound, gate_harmful=bound),
         )
 
-    def _thresholds(self, head: str, quantile: float) -> dict[int, float]:
-        """Energies that nearly all wrong answers are above: below them nothing is written."""
-        wrong = self.at_stake(head, validation_only=True).wrong
+    def _quantiles(self, head: str, which: str, quantile: float, layers: Sequence[int]) -> dict[int, float]:
+        """An energy of each layer that this share of some validation answers (a field of AtStake) are below."""
+        rows = getattr(self.at_stake(head, validation_only=True), which)
+        if not len(rows):
+            return {}
         return {
-            il: float(np.quantile(self.trained.energies.energy(il, head, self.collection.layer(il, wrong)), quantile))
-            for il in self.trained.steer_layers
+            il: float(np.quantile(self.trained.energies.energy(il, head, self.collection.layer(il, rows)), quantile))
+            for il in layers
         }
 
 
