@@ -56,5 +56,5 @@ $(CHAT_STAMP): $(SOURCES)
 
 # It holds all that the chat needs, too.
 $(TEST_STAMP): $(SOURCES)
-	$(call install,"$(TORCH)" -e ".[demo$(COMMA)train$(COMMA)serve$(COMMA)hf$(COMMA)dev]")
+	$(call install,"$(TORCH)" -e ".[demo$(COMMA)train$(COMMA)serve$(COMMA)hf$(COMMA)llm$(COMMA)dev]")
 	@touch $@ $(CHAT_STAMP)
