@@ -1,9 +1,9 @@
 """The model `edge-eds` for Simon Willison's `llm`: `llm -m edge-eds "..."`, `llm chat -m edge-eds`, `llm logs`.
 
-Found by `llm` through the entry point in pyproject.toml, which it loads at every start: nothing heavy is imported before
-a prompt comes. Takes the options of the command line as `-o NAME VALUE`; what steering did goes into the logged JSON of
-a response. One session is kept for as long as the options that need another one stay the same. Leaves out tools,
-schemas, attachments, and `llm`'s asynchronous models.
+Found by `llm` through the entry point in pyproject.toml, which it loads at every start: nothing heavy is imported
+before a prompt comes. Takes the options of the command line as `-o NAME VALUE`; what steering did goes into the logged
+JSON of a response. One session is kept for as long as the options that need another one stay the same. Leaves out
+tools, schemas, attachments, and `llm`'s asynchronous models.
 """
 
 from __future__ import annotations
