@@ -43,8 +43,9 @@ def _move_home(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """tiny(arch, **settings of tiny_gguf) -> path; each model is made once. Do not write over it."""
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Path]]:
+    """tiny(arch, **settings of tiny_gguf) -> path; each model is made once. Do not write over it, nor beside it:
+    energies beside a model are found, and all tests share it."""
     folder = tmp_path_factory.mktemp("tiny")
     made: dict[tuple[Any, ...], Path] = {}
 
@@ -54,7 +55,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             made[key] = tiny_gguf(arch, folder / f"{arch}-{len(made)}.gguf", **settings)
         return made[key]
 
-    return get
+    yield get
+    left = sorted(path.name for path in folder.iterdir() if path.suffix != ".gguf")
+    assert not left, f"a test wrote beside the models that all tests share: {', '.join(left)}"
 
 
 @pytest.fixture(scope="session")

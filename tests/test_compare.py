@@ -276,9 +276,9 @@ def test_the_command(
 
     monkeypatch.setattr(comparing, "collect", lambda *args, **kwargs: collection)
     monkeypatch.setattr(comparing, "SearchSettings", lambda **given: replace(SEARCH, **given))
-    make_energies(path).save(path.with_name("tiny.energy.onnx"))
+    make_energies(path).save(tmp_path / "tiny.energy.onnx")
     options = comparing.CompareOptions(
-        SessionOptions(str(path), energy=str(path.with_name("tiny.energy.onnx")), threads=1),
+        SessionOptions(str(path), energy=str(tmp_path / "tiny.energy.onnx"), threads=1),
         methods=("ours", "conditional-vector"),
         suites=("pairs",),
         out=tmp_path / "found",
