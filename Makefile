@@ -2,6 +2,7 @@
 #   make chat    install with the default model, and chat
 #   make test    install what the tests need, and run the fast tests
 #   make lint    linters, type checker and the native core's own tests
+#   make docs    the documentation as a site in build/site; warnings are errors
 # Everything lives in .venv and build/. A second call installs nothing.
 #   make chat ARGS="--compare"    make test PYTHON=python3.12    make test ARGS="-k cli"
 
@@ -30,7 +31,7 @@ define install
 	@$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) $(1) </dev/null >&2
 endef
 
-.PHONY: chat test lint native-test clean
+.PHONY: chat test lint docs native-test clean
 
 chat: $(CHAT_STAMP)
 	@$(BIN)/edge-eds chat $(ARGS)
@@ -42,13 +43,16 @@ lint: $(TEST_STAMP) native-test
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
+docs: $(TEST_STAMP)
+	@$(BIN)/zensical build --strict
+
 native-test:
 	@cmake -S native -B build/native -DCMAKE_BUILD_TYPE=Release >/dev/null
 	@cmake --build build/native --parallel 2 >/dev/null
 	@ctest --test-dir build/native --output-on-failure
 
 clean:
-	@rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf $(VENV) build .cache .pytest_cache .mypy_cache .ruff_cache
 
 $(CHAT_STAMP): $(SOURCES)
 	$(call install,-e ".[demo]")
@@ -56,5 +60,5 @@ $(CHAT_STAMP): $(SOURCES)
 
 # It holds all that the chat needs, too.
 $(TEST_STAMP): $(SOURCES)
-	$(call install,"$(TORCH)" -e ".[demo$(COMMA)train$(COMMA)serve$(COMMA)hf$(COMMA)llm$(COMMA)dev]")
+	$(call install,"$(TORCH)" -e ".[demo$(COMMA)train$(COMMA)serve$(COMMA)hf$(COMMA)llm$(COMMA)docs$(COMMA)dev]")
 	@touch $@ $(CHAT_STAMP)
