@@ -12,12 +12,18 @@ def command(
     as_json: options.Json = False,
     out: options.Out = None,
 ) -> None:
-    """Show what can be steered in a model, and its energies."""
-    from edge_eds.apps.inspection import describe, inspect_model
+    """Show what can be steered in a model, and its energies.
+
+    Nothing is generated. docs/models.md says where energies are looked for.
+    """
+    from edge_eds.apps.inspection import inspect_model
+    from edge_eds.apps.inspection_text import describe
     from edge_eds.apps.settings import SessionOptions
     from edge_eds.apps.terminal import Terminal, finish
 
     document = inspect_model(SessionOptions(model, lora, energy))
     if not as_json:
-        Terminal().show(describe(document))
+        terminal = Terminal()
+        for text, style in describe(document):
+            terminal.show(text, style)
     finish(document, as_json, out)

@@ -60,7 +60,7 @@ def find_energy_file(gguf: Path, lora: str | Path | None) -> Path:
     model = ModelFingerprint.from_gguf(gguf, lora)
     name = energy_name(gguf, lora)
     refusal: FingerprintError | None = None
-    for path in (folder / name for folder in _folders(gguf, lora)):
+    for path in (folder / name for folder in energy_folders(gguf, lora)):
         if path.is_file():
             try:
                 return _checked(path, model)
@@ -103,7 +103,7 @@ def chosen_energy_file(wanted: str | Path, gguf: Path, lora: str | Path | None) 
 def energy_files(gguf: Path, lora: str | Path | None) -> list[Path]:
     """Every energy file in the places where a model's are looked for, in that order, its own name first."""
     name = energy_name(gguf, lora)
-    folders = _folders(gguf, lora)
+    folders = energy_folders(gguf, lora)
     return [folder / name for folder in folders if (folder / name).is_file()] + _others(folders, name)
 
 
@@ -116,7 +116,8 @@ def _beside(gguf: Path, lora: str | Path | None) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _folders(gguf: Path, lora: str | Path | None) -> list[Path]:
+def energy_folders(gguf: Path, lora: str | Path | None) -> list[Path]:
+    """Where the energies of a model are looked for, in this order."""
     return list(dict.fromkeys([*_beside(gguf, lora), user_energy_folder(), shipped_folder()]))
 
 

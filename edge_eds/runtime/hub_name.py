@@ -86,6 +86,16 @@ def file_stem(path: Path | str) -> str:
     return match[1] if match else stem
 
 
+def parts_of(gguf: Path) -> list[Path]:
+    """All files of a model: the given one, or the parts that lie beside it where the model comes in parts."""
+    match = _SPLIT.fullmatch(gguf.stem)
+    if match is None:
+        return [gguf]
+    numbers = range(1, int(match[3]) + 1)
+    parts = [gguf.with_name(f"{match[1]}-{number:05d}-of-{match[3]}{gguf.suffix}") for number in numbers]
+    return [part for part in parts if part.is_file()]
+
+
 def _is_model(file: str) -> bool:
     name = file.rpartition("/")[2]
     return name.endswith(".gguf") and not any(word in name for word in _NO_MODELS)
