@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from contextlib import closing
@@ -240,6 +241,22 @@ def test_transformers_is_left_out_with_the_reason(
     monkeypatch.setattr(lineup, "room", lambda _: Room(free, None))
     with lined_up(bed, ("plain", "transformers")) as line:
         assert words in line.left_out["transformers"]
+
+
+def test_cpu_time_leaves_out_what_waits_and_what_runs_in_another_process(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bed.llm.cpu_time = True
+    monkeypatch.setattr(transformers_peer, "is_installed", lambda: True)
+    with lined_up(bed, ("transformers",)) as line:
+        assert "CPU time" in line.left_out["transformers"]
+
+    class Waiting(Idle):
+        def prompt(self, tokens: list[int]) -> None:
+            super().prompt(tokens)
+            time.sleep(0.3)
+
+    assert Waiting("waiting", bed.llm, bed.tokens).seconds(PP) < 0.3
 
 
 @pytest.mark.parametrize(

@@ -174,10 +174,10 @@ def test_the_help_names_every_variant_and_shape() -> None:
 
 
 def test_growth_prints_its_tables_and_draws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def quick(repetitions: int, n_threads: int) -> GrowthSettings:
+    def quick(repetitions: int, n_threads: int, cpu_time: bool) -> GrowthSettings:
         return GrowthSettings(
-            repetitions, n_threads, width=64, layers=(1, 4), steps=(3,), ranks=(8,), widths=(64,), batches=(1,),
-            prompts=(8,), n_decodes=2, ffn_weights=2**12,
+            repetitions, n_threads, cpu_time, width=64, layers=(1, 4), steps=(3,), ranks=(8,), widths=(64,),
+            batches=(1,), prompts=(8,), n_decodes=2, ffn_weights=2**12,
         )  # fmt: skip
 
     monkeypatch.setattr(benching, "GrowthSettings", quick)

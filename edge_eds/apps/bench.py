@@ -50,6 +50,12 @@ def command(
             show_default=False,
         ),
     ] = None,
+    cpu_time: Annotated[
+        bool,
+        typer.Option(
+            "--cpu-time", help="Count CPU seconds, which a busy machine changes less; of use with one thread."
+        ),
+    ] = False,
     growth: Annotated[
         bool,
         typer.Option(
@@ -88,8 +94,8 @@ def command(
 
     session = SessionOptions(model, lora, energy, None, threads)
     if growth:
-        document = run_growth(threads, repetitions, output, plot, quiet=as_json)
+        document = run_growth(threads, repetitions, output, plot, cpu_time, quiet=as_json)
     else:
-        wanted = BenchOptions(session, shape, variants, n_prompt, n_gen, repetitions, output, against)
+        wanted = BenchOptions(session, shape, variants, n_prompt, n_gen, repetitions, output, against, cpu_time)
         document = run_bench(wanted, quiet=as_json)
     finish(document, as_json, out, one_line=True)

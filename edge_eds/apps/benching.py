@@ -49,6 +49,7 @@ class BenchOptions:
     repetitions: int
     output: str
     against: Path | None
+    cpu_time: bool
 
     def __post_init__(self) -> None:
         if self.shape is not None and self.shape not in SHAPES:
@@ -89,6 +90,7 @@ def run_bench(options: BenchOptions, quiet: bool) -> dict[str, Any]:
             n_threads_batch=n_threads,
             verbose=False,
         )
+    llm.cpu_time = options.cpu_time
     try:
         with stage_progress() as tell:
             report = bench(llm, fingerprint, energy, settings, n_threads, _staged(tell))
@@ -105,7 +107,9 @@ def run_bench(options: BenchOptions, quiet: bool) -> dict[str, Any]:
     return document
 
 
-def run_growth(threads: int | None, repetitions: int, output: str, plot: Path | None, quiet: bool) -> dict[str, Any]:
+def run_growth(
+    threads: int | None, repetitions: int, output: str, plot: Path | None, cpu_time: bool, quiet: bool
+) -> dict[str, Any]:
     """Measure how the cost of steering grows, and show and draw it; returns the document.
 
     Raises:
@@ -115,7 +119,7 @@ def run_growth(threads: int | None, repetitions: int, output: str, plot: Path | 
     if plot is not None:
         check_writable(plot)
     n_threads = threads or n_cpus()
-    settings = GrowthSettings(repetitions=repetitions, n_threads=n_threads)
+    settings = GrowthSettings(repetitions, n_threads, cpu_time)
     terminal = Terminal(answers_on_stderr=quiet)
     say_conditions(terminal, n_threads)
     with explained(), stage_progress() as tell:

@@ -55,8 +55,8 @@ def comparison(document: Document, earlier: Document) -> str:
         rows.append((row["variant"], row["test"], ratio_then, _ratio(row), _change(row, then)))
     before, now = (f"version {each['versions']['edge-eds']}" for each in (earlier, document))
     lines = [f"now:  {_machine(document)}", f"then: {_machine(earlier)}", ""]
-    if any(document[key] != earlier[key] for key in ("model", "threads", "machine")):
-        lines += ["These are not the same model, threads and machine: the ratios need not agree.", ""]
+    if any(document[key] != earlier[key] for key in ("model", "threads", "clock", "machine")):
+        lines += ["These are not the same model, threads, clock and machine: the ratios need not agree.", ""]
     heads = ("variant", "test", f"ratio then, {before}", f"ratio now, {now}", "")
     return "\n".join([*lines, *table(heads, rows, n_left=2)])
 
@@ -71,6 +71,7 @@ def flat_rows(document: Document) -> Rows:
                 "model": document["model"],
                 "energies": document["energies"],
                 "threads": document["threads"],
+                "clock": document["clock"],
                 "cpu": document["machine"]["cpu"],
                 "edge_eds": document["versions"]["edge-eds"],
                 "llama_cpp_python": document["versions"]["llama-cpp-python"],
@@ -146,8 +147,9 @@ def conditions(document: Document) -> str:
     """One line: threads, machine, load and versions."""
     machine, busy = document["machine"], document["busy_cpus_of_others"]["during"]
     load = "not known" if busy is None else f"{busy:.2f} CPUs"
+    threads = f"{document['threads']} thread{'s' if document['threads'] > 1 else ''}"
     return (
-        f"{document['threads']} threads, {machine['cpu']} ({machine['cpus']} CPUs), load of other programs {load}, "
+        f"{threads}, {document['clock']} time, {machine['cpu']} ({machine['cpus']} CPUs), load of others {load}, "
         f"edge-eds {document['versions']['edge-eds']}, llama-cpp-python {document['versions']['llama-cpp-python']}"
     )
 

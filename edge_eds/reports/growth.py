@@ -77,6 +77,7 @@ def flat_rows(document: Document) -> Rows:
     """A flat mapping for each measured point."""
     common = {
         "threads": document["threads"],
+        "clock": document["clock"],
         "cpu": document["machine"]["cpu"],
         "edge_eds": document["versions"]["edge-eds"],
         "llama_cpp_python": document["versions"]["llama-cpp-python"],

@@ -68,6 +68,7 @@ class BenchReport:
     left_out: dict[str, str]
     floors: dict[str, Work]
     n_threads: int
+    cpu_time: bool
     load: LoadSeen
 
     def to_json(self) -> dict[str, Any]:
@@ -77,6 +78,7 @@ class BenchReport:
             "left_out": self.left_out,
             "cost_of_ours_to": self._costs(),
             "threads": self.n_threads,
+            "clock": clock_name(self.cpu_time),
             **conditions(self.load),
         }
 
@@ -114,6 +116,11 @@ class BenchReport:
         return costs
 
 
+def clock_name(cpu_time: bool) -> str:
+    """What seconds are."""
+    return "cpu" if cpu_time else "wall"
+
+
 def conditions(load: LoadSeen) -> dict[str, Any]:
     """What the numbers of a document depend on beside the model."""
     return {
@@ -149,7 +156,7 @@ def bench(
         steered = [contender for contender in lineup.contenders if isinstance(contender, Steered)]
         floors = {one.name: work_per_token(one.file) for one in steered if one.file.energies is not None}
     # After the programs of contenders have ended: only then they count as ours.
-    return BenchReport(tuple(results), lineup.left_out, floors, n_threads, LoadSeen(before, load.cpus()))
+    return BenchReport(tuple(results), lineup.left_out, floors, n_threads, llm.cpu_time, LoadSeen(before, load.cpus()))
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ whose own context has the hook; `decoding_in` lets it decode in another one for 
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any, cast
@@ -23,7 +24,17 @@ NO_CALLBACK: EvalCallback = llama_api.ggml_backend_sched_eval_callback()
 
 
 class BenchLlama(EdgeLlama):
-    """A session whose weights serve contexts with other callbacks, too."""
+    """A session whose weights serve contexts with other callbacks, too.
+
+    cpu_time: its contenders count CPU seconds of the whole process, which other programs hardly change, in place of
+    the time that passes. With more than one thread the seconds of those that wait are counted, too.
+    """
+
+    cpu_time = False
+
+    def clock(self) -> float:
+        """Seconds, from any start."""
+        return time.process_time() if self.cpu_time else time.perf_counter()
 
     def other_context(self, callback: EvalCallback = NO_CALLBACK) -> LlamaContext:
         """A context like the session's own but for its callback; it is freed with the session.

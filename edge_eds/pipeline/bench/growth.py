@@ -20,7 +20,7 @@ import numpy as np
 from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.fingerprint import ModelFingerprint
 from edge_eds.errors import SettingsError
-from edge_eds.pipeline.bench.bench import MAX_REPETITIONS, conditions, random_tokens
+from edge_eds.pipeline.bench.bench import MAX_REPETITIONS, clock_name, conditions, random_tokens
 from edge_eds.pipeline.bench.contender import Test
 from edge_eds.pipeline.bench.contenders import Plain, Steered
 from edge_eds.pipeline.bench.contexts import BenchLlama
@@ -45,6 +45,7 @@ class GrowthSettings:
 
     repetitions: int = 12
     n_threads: int = 1
+    cpu_time: bool = False
     width: int = 2048
     layers: tuple[int, ...] = (1, 2, 4, 8, 15)
     steps: tuple[int, ...] = (1, 3, 10, 30)
@@ -156,6 +157,7 @@ class GrowthReport:
     bytes_per_s: float
     predictions: tuple[Prediction, ...]
     n_threads: int
+    cpu_time: bool
     load: LoadSeen
 
     def to_json(self) -> dict[str, Any]:
@@ -182,6 +184,7 @@ class GrowthReport:
                 for said in self.predictions
             ],
             "threads": self.n_threads,
+            "clock": clock_name(self.cpu_time),
             **conditions(self.load),
         }
 
@@ -220,9 +223,8 @@ def measure_growth(settings: GrowthSettings, tell: Tell = lambda *_: None) -> Gr
                     bytes_per_s = shape.n_bytes / point.plain  # of the widest, whose weights no cache holds
     points = tuple(replace(found[_key(place)], place=place) for place in places)
     cost = CostModel.fitted(list(found.values()))
-    return GrowthReport(
-        points, cost, bytes_per_s, _predictions(cost, bytes_per_s), settings.n_threads, LoadSeen(before, load.cpus())
-    )
+    predictions, seen = _predictions(cost, bytes_per_s), LoadSeen(before, load.cpus())
+    return GrowthReport(points, cost, bytes_per_s, predictions, settings.n_threads, settings.cpu_time, seen)
 
 
 def _key(place: Place) -> tuple[EnergyForm, int, Test]:
@@ -271,6 +273,7 @@ def _measured(
     fingerprint = ModelFingerprint.from_gguf(path)
     n_ctx = max(place.test.n_ctx for place in places)
     with _loaded(path, n_ctx, settings.n_threads) as llm:
+        llm.cpu_time = settings.cpu_time
         tokens = random_tokens(n_ctx, llm.n_vocab())
         plain = Plain("plain", llm, tokens, llm.other_context())
         for test in dict.fromkeys(place.test for place in places):

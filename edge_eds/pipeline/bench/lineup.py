@@ -109,6 +109,8 @@ def _python_onnx(bed: Bed) -> Contender:
 def _transformers(bed: Bed) -> Contender | str:
     if not transformers_peer.is_installed():
         return "transformers and torch are not installed"
+    if bed.llm.cpu_time:
+        return "it runs in a process of its own, whose CPU time is not looked at"
     if bed.llm.lora_path is not None:
         return "it would run without the LoRA adapter"
     path = Path(bed.llm.model_path)
