@@ -153,7 +153,9 @@ class PageRun:
         from llm.cli import cli
 
         asks = "edge-eds" in args
-        result = CliRunner().invoke(cli, [*args, *(LLM_LIMITS if asks else ())], input="exit\n" if "chat" in args else "")
+        result = CliRunner().invoke(
+            cli, [*args, *(LLM_LIMITS if asks else ())], input="exit\n" if "chat" in args else ""
+        )
         assert result.exit_code == 0, f"{block.place}: llm {shlex.join(args)}: {result.output}"
         return result.stdout
 
