@@ -16,7 +16,7 @@ from edge_eds.pipeline.gate import folds_by_category
 from edge_eds.pipeline.train import Labels, TrainSettings, gate_scores, head_tasks, train
 
 N_LAYER, N_EMBD, N_PAIRS = 10, 24, 90
-SETTINGS = TrainSettings(steer_rank=8, steer_recipe=HeadRecipe(hidden=(8,), epochs=40))
+SETTINGS = TrainSettings(steer_ranks=(8, 4), steer_recipe=HeadRecipe(hidden=(8,), epochs=40))
 
 
 def collection(strength: float, *, refused_share: float = 0.5, seed: int = 0) -> Collection:

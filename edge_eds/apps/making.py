@@ -22,7 +22,6 @@ from edge_eds.errors import ModelError, SettingsError, SteeringError
 from edge_eds.pipeline.budget import Budget, parse_duration
 from edge_eds.pipeline.collect import collect
 from edge_eds.pipeline.fit import (
-    TRAINED_FILE,
     FitResult,
     FitSettings,
     answer_labels,
@@ -131,7 +130,7 @@ class Maker:
         self.terminal.remark(_trained_line(trained))
         return {
             **self._document(),
-            "trained": str(self.folder / TRAINED_FILE),
+            "trained": str(self.folder),
             "heads": list(trained.heads),
             "gate_layers": list(trained.gate.layers),
             "steer_layers": list(trained.steer_layers),

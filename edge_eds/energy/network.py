@@ -186,6 +186,10 @@ class Subspace:
     def rank(self) -> int:
         return self.s.size
 
+    def first(self, rank: int) -> Subspace:
+        """The first `rank` of the directions."""
+        return Subspace(self.mu, self.P[:rank], self.s[:rank])
+
     def project(self, H: FloatArray) -> FloatArray:
         """Z (n, r) of rows H (n, n_embd)."""
         Z: FloatArray = ((H - self.mu) @ self.P.T) / self.s

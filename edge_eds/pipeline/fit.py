@@ -5,7 +5,7 @@ shards of the collection are kept as they come, trained energies as soon as they
 tried. Leaves out measuring on the user's own suites (evaluate.py).
 
     FOLDER/collection/               collect.py
-    FOLDER/trained.energy.onnx       all trained heads, with the gate closed: this file steers nothing
+    FOLDER/trained-RANK.energy.onnx  all trained heads, with the gate closed: these files steer nothing
     FOLDER/trials.jsonl              what tuning has tried so far (memo.py)
     FOLDER/tune.json                 what tuning chose, and from what
 """
@@ -51,7 +51,7 @@ from edge_eds.runtime.batch import BatchRunner
 from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.trace import GATE_HEADS
 
-TRAINED_FILE = "trained.energy.onnx"
+TRAINED_FILES = "trained-*.energy.onnx"
 TRIALS_FILE = "trials.jsonl"
 TUNE_FILE = "tune.json"
 _N_TIMED = 32  # prompts that the model's speed is measured by
@@ -153,12 +153,12 @@ def train_stage(
     Raises:
         InputError: too few examples of a class; a folder that cannot be written.
     """
-    path = folder / TRAINED_FILE
     made_from = {"settings": _plain(asdict(settings)), "labels": _labels_hash(collection)}
-    if path.is_file():
-        found = EnergyFile.load(path)
-        if found.scores.get("made_from") == made_from and found.fingerprint == collection.fingerprint:
-            return _trained(found)
+    found = _trained_files(folder)
+    if _are_complete(found) and all(
+        file.scores["made_from"] == made_from and file.fingerprint == collection.fingerprint for file in found.values()
+    ):
+        return _trained(found)
     trained = train(collection, settings, on_progress)
     spec = SteeringSpec(
         gate=replace(trained.gate, benign=-OPEN, harmful=OPEN),
@@ -167,19 +167,22 @@ def train_stage(
         steps=1,
         step_size=1e-3,
     )
-    EnergyFile(
-        collection.fingerprint,
-        spec,
-        trained.energies,
-        prompt_set_hash=collection.prompt_set_hash,
-        seed=settings.seed,
-        scores={
-            "made_from": made_from,
-            "auc": trained.scores,
-            "gate": [round(score, 4) for score in trained.gate_scores.tolist()],
-        },
-        versions=versions(),
-    ).save(path)
+    scores = {
+        "made_from": made_from,
+        "ranks": list(trained.by_rank),
+        "auc": trained.scores,
+        "gate": [round(score, 4) for score in trained.gate_scores.tolist()],
+    }
+    for rank, energies in trained.by_rank.items():
+        EnergyFile(
+            collection.fingerprint,
+            spec,
+            energies,
+            prompt_set_hash=collection.prompt_set_hash,
+            seed=settings.seed,
+            scores=scores,
+            versions=versions(),
+        ).save(folder / TRAINED_FILES.replace("*", str(rank)))
     return trained
 
 
@@ -190,9 +193,12 @@ def load_trained(folder: Path) -> TrainedEnergies:
         InputError: nothing, or not the output of `train`.
     """
     try:
-        return _trained(EnergyFile.load(folder / TRAINED_FILE))
+        found = _trained_files(folder)
     except EnergyFileError as error:
-        raise InputError(f"{error}; run `edge-eds train` first") from error
+        raise InputError(f"{error}; run `edge-eds train` again") from error
+    if not _are_complete(found):
+        raise InputError(f"{folder}: holds no trained energies ({TRAINED_FILES}); run `edge-eds train` first")
+    return _trained(found)
 
 
 def tune_stage(
@@ -226,7 +232,7 @@ def tune_stage(
     energy = EnergyFile(
         collection.fingerprint,
         report.spec,
-        _used(trained.energies, report.spec),
+        _used(trained.by_rank[report.rank], report.spec),
         prompt_set_hash=collection.prompt_set_hash,
         seed=settings.train.seed,
         scores=_plain(scores),
@@ -301,12 +307,25 @@ def _used(energies: EnergyModel, spec: SteeringSpec) -> EnergyModel:
     return EnergyModel(energies.n_embd, layers)
 
 
-def _trained(file: EnergyFile) -> TrainedEnergies:
-    assert file.energies is not None and file.spec.gate is not None
-    gate = replace(file.spec.gate, benign=0.0, harmful=0.0)
-    return TrainedEnergies(
-        file.energies, gate, file.spec.heads, file.spec.layers, file.scores["auc"], np.array(file.scores["gate"])
-    )
+def _trained_files(folder: Path) -> dict[int, EnergyFile]:
+    """What a folder has of TRAINED_FILES, by rank."""
+    prefix, suffix = TRAINED_FILES.split("*")
+    ranks = {path: path.name.removeprefix(prefix).removesuffix(suffix) for path in sorted(folder.glob(TRAINED_FILES))}
+    return {int(rank): EnergyFile.load(path) for path, rank in ranks.items() if rank.isdecimal()}
+
+
+def _are_complete(files: Mapping[int, EnergyFile]) -> bool:
+    """Whether they are all of one training."""
+    return bool(files) and all(set(file.scores.get("ranks", ())) == set(files) for file in files.values())
+
+
+def _trained(files: Mapping[int, EnergyFile]) -> TrainedEnergies:
+    first = next(iter(files.values()))
+    spec, scores = first.spec, first.scores
+    assert spec.gate is not None
+    by_rank = {rank: energies for rank in scores["ranks"] if (energies := files[rank].energies) is not None}
+    gate = replace(spec.gate, benign=0.0, harmful=0.0)
+    return TrainedEnergies(by_rank, gate, spec.heads, spec.layers, scores["auc"], np.array(scores["gate"]))
 
 
 def _labels_hash(collection: Collection) -> str:

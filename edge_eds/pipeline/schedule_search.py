@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 
+from edge_eds.pipeline.train import TrainedEnergies
 from edge_eds.pipeline.tune_bed import AtStake, IndexArray, Schedule, TuneBed
 
 KL_WEIGHT = 0.5  # of the mean divergence in nats, against the share of answers that begin as they should
@@ -114,7 +115,7 @@ def _first_token_search(
         if on_progress:
             on_progress(f"schedules by their first token for E_{head}: {done} of {settings.first_trials}")
         trials = [study.ask() for _ in range(min(settings.round_size, settings.first_trials - done))]
-        schedules = [_suggest(trial, bed.trained.steer_layers, settings) for trial in trials]
+        schedules = [_suggest(trial, bed.trained, settings) for trial in trials]
         for trial, schedule, (odds, kl) in zip(
             trials, schedules, bed.first_tokens(indices, head, schedules), strict=True
         ):
@@ -123,12 +124,14 @@ def _first_token_search(
     return sorted(values, key=lambda schedule: -values[schedule])
 
 
-def _suggest(trial: optuna.Trial, layers: Sequence[int], settings: SearchSettings) -> Schedule:
+def _suggest(trial: optuna.Trial, trained: TrainedEnergies, settings: SearchSettings) -> Schedule:
+    layers, ranks = trained.steer_layers, list(trained.by_rank)
     first = trial.suggest_int("first", 0, len(layers) - 1)
     n_layers = trial.suggest_int("n_layers", 1, settings.max_layers)
     stride = trial.suggest_int("stride", 1, 2)
     low, high = settings.step_size
     return Schedule(
+        rank=ranks[trial.suggest_int("rank", 0, len(ranks) - 1)],
         layers=tuple(layers[first::stride][:n_layers]),
         steps=trial.suggest_int("steps", 1, settings.max_steps),
         step_size=round(trial.suggest_float("step_size", low, high, log=True), 4),

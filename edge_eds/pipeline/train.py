@@ -33,8 +33,8 @@ BoolArray = npt.NDArray[np.bool_]
 @dataclass(frozen=True)
 class TrainSettings:
     """gate_from, gate_to: the layers that the gate reads, as fractions of the depth; gate_ridges: penalties to choose
-    from; gate_folds: parts of the prompts that are left out in turn. steer_rank: dimensions of the subspaces;
-    steer_from, steer_to: the candidate layers for steering, as fractions of the depth.
+    from; gate_folds: parts of the prompts that are left out in turn. steer_ranks: dimensions of the subspaces, each of
+    which tuning may take; steer_from, steer_to: the candidate layers for steering, as fractions of the depth.
     """
 
     seed: int = 0
@@ -42,7 +42,7 @@ class TrainSettings:
     gate_to: float = 0.75
     gate_ridges: tuple[float, ...] = (0.05, 0.12, 0.3, 0.8)
     gate_folds: int = 6
-    steer_rank: int = 32
+    steer_ranks: tuple[int, ...] = (32, 16, 64)
     steer_from: float = 0.5
     steer_to: float = 0.9
     steer_recipe: HeadRecipe = field(default_factory=HeadRecipe)
@@ -107,16 +107,22 @@ def head_tasks(labels: Labels) -> dict[str, HeadTask]:
 
 @dataclass(frozen=True)
 class TrainedEnergies:
-    """energies: all trained heads. gate: reads E_harm. scores: AUC on validation, {head: {il: auc}} and "gate", that
-    one out of fold. gate_scores: (n,) the gate's score of every example, out of fold too (gate.py says why).
+    """by_rank: all trained heads, {rank of the subspaces: energies}. gate: reads E_harm, which is the same in all.
+    scores: AUC on validation, {head: {il: auc}} of the rank that ranks best, and "gate", that one out of fold.
+    gate_scores: (n,) the gate's score of every example, out of fold too (gate.py says why).
     """
 
-    energies: EnergyModel
+    by_rank: Mapping[int, EnergyModel]
     gate: GateSpec
     heads: tuple[str, ...]  # of "fr" and "jb"
     steer_layers: tuple[int, ...]
     scores: Mapping[str, Mapping[str, float]]
     gate_scores: npt.NDArray[np.float64]
+
+    @property
+    def energies(self) -> EnergyModel:
+        """Those of one rank; for what does not depend on it."""
+        return next(iter(self.by_rank.values()))
 
 
 def train(
@@ -160,22 +166,27 @@ def train(
         raise InputError(
             f"a model of {n_layer} layers leaves none to steer above the gate's layer {max(gate.layers)}"
         )
-    layers = dict(gate.layers)
-    jobs = len(steer_layers) * len(steered_heads)
-    for i, il in enumerate(steer_layers):
-        subspace = fit_subspace(
-            collection.layer(il)[labels.train], min(settings.steer_rank, int(labels.train.sum()) - 1)
+    n_train, n_embd = int(labels.train.sum()), collection.fingerprint.n_embd
+    ranks = tuple(dict.fromkeys(min(rank, n_train - 1, n_embd // 2) for rank in settings.steer_ranks))
+    jobs = [(rank, il, head) for rank in ranks for il in steer_layers for head in steered_heads]
+    subspaces = {il: fit_subspace(collection.layer(il)[labels.train], max(ranks)) for il in steer_layers}
+    heads: dict[tuple[int, int], dict[str, HeadWeights]] = {}
+    for done, (rank, il, head) in enumerate(jobs):
+        if on_progress:
+            on_progress(done, len(jobs), f"E_{head} of layer {il}, rank {rank}")
+        weights, score = _fit_head(collection, il, subspaces[il].first(rank), tasks[head], labels, settings)
+        heads.setdefault((rank, il), {})[head] = weights
+        its = scores.setdefault(head, {})
+        its[str(il)] = max(score, its.get(str(il), 0.0))
+    by_rank = {
+        rank: EnergyModel(
+            n_embd,
+            dict(gate.layers)
+            | {il: LayerEnergy(il, subspaces[il].first(r), its) for (r, il), its in heads.items() if r == rank},
         )
-        heads: dict[str, HeadWeights] = {}
-        for head in steered_heads:
-            if on_progress:
-                on_progress(i * len(steered_heads) + len(heads), jobs, f"E_{head} of layer {il}")
-            heads[head], score = _fit_head(collection, il, subspace, tasks[head], labels, settings)
-            scores.setdefault(head, {})[str(il)] = score
-        if heads:
-            layers[il] = LayerEnergy(il, subspace, heads)
-    energies = EnergyModel(collection.fingerprint.n_embd, layers)
-    return TrainedEnergies(energies, gate.spec, steered_heads, steer_layers, scores, gate.scores)
+        for rank in ranks
+    }
+    return TrainedEnergies(by_rank, gate.spec, steered_heads, steer_layers, scores, gate.scores)
 
 
 def gate_scores(collection: Collection, energies: EnergyModel, gate: GateSpec) -> npt.NDArray[np.float64]:

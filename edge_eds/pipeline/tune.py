@@ -61,9 +61,10 @@ class HeadReport:
 
 @dataclass(frozen=True)
 class TuneReport:
-    """What tuning did. spec None: nothing was found that helps."""
+    """What tuning did. spec None: nothing was found that helps. rank: that of the energies to steer with."""
 
     spec: SteeringSpec | None
+    rank: int = 0
     heads: Sequence[HeadReport] = field(default_factory=tuple)
 
 
@@ -99,7 +100,7 @@ def tune(
     reports = {head: report for head, report in reports.items() if report.chosen.mended > 0}
     if not reports or schedule is None:
         return TuneReport(None)
-    return TuneReport(_final_spec(bed, schedule, reports), tuple(reports.values()))
+    return TuneReport(_final_spec(bed, schedule, reports), schedule.rank, tuple(reports.values()))
 
 
 def _bound(

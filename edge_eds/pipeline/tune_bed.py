@@ -33,10 +33,12 @@ StringArray = npt.NDArray[np.str_]
 class Schedule:
     """Where and how hard: what SteeringSpec calls by the same names.
 
-    stop_at: a descent stops at an energy that this share of the right answers of the head's own intent lie below, so
-    that a state which is nearly right is moved only a little; None takes all steps.
+    rank: dimensions of the subspaces in which is descended. stop_at: a descent stops at an energy that this share of
+    the right answers of the head's own intent lie below, so that a state which is nearly right is moved only a little;
+    None takes all steps.
     """
 
+    rank: int
     layers: tuple[int, ...]
     steps: int
     step_size: float
@@ -83,19 +85,16 @@ class TuneBed:
         # Held open, so that what it reads does not matter; what reads the message would decode all of it every time.
         gate = replace(trained.gate, benign=-OPEN, harmful=OPEN, message_weights={})
         spec = SteeringSpec(
-            gate=gate,
-            layers=trained.steer_layers,
-            heads=trained.heads,
-            steps=1,
-            step_size=1e-3,
-            n_tokens=1,
-            # Nearly all wrong answers are above: below, nothing is written.
-            thresholds={
-                head: self._quantiles(head, "wrong", threshold_quantile, trained.steer_layers)
-                for head in trained.heads
-            },
+            gate=gate, layers=trained.steer_layers, heads=trained.heads, steps=1, step_size=1e-3, n_tokens=1
         )
-        self.file = EnergyFile(collection.fingerprint, spec, trained.energies)
+        self._files: dict[int, EnergyFile] = {}
+        for rank, energies in trained.by_rank.items():
+            # Nearly all wrong answers are above: below, nothing is written.
+            thresholds = {
+                head: self._quantiles(rank, head, "wrong", threshold_quantile, trained.steer_layers)
+                for head in trained.heads
+            }
+            self._files[rank] = EnergyFile(collection.fingerprint, replace(spec, thresholds=thresholds), energies)
 
     def at_stake(self, head: str, *, validation_only: bool) -> AtStake:
         """What the head can mend and spoil, among all examples or those of the validation split."""
@@ -163,12 +162,12 @@ class TuneBed:
     def spec_of(self, schedule: Schedule) -> SteeringSpec:
         """Settings with this schedule, the gate still held open."""
         wanted = asdict(schedule)
-        stop_at = wanted.pop("stop_at")
+        stop_at, rank = wanted.pop("stop_at"), wanted.pop("rank")
         targets = {}
         if stop_at is not None:
             heads = self.trained.heads
-            targets = {head: self._quantiles(head, "alone", stop_at, schedule.layers) for head in heads}
-        return replace(self.file.spec, **wanted, targets=targets)
+            targets = {head: self._quantiles(rank, head, "alone", stop_at, schedule.layers) for head in heads}
+        return replace(self._files[rank].spec, **wanted, targets=targets)
 
     def _prompts(self, indices: IndexArray) -> list[list[int]]:
         return [self.runner.chat_tokens(self.collection.examples[i].prompt) for i in indices]
@@ -177,17 +176,20 @@ class TuneBed:
         """Every prompt is steered down this head."""
         bound = OPEN if head == "fr" else -OPEN
         return self.runner.energy_program(
-            replace(self.file, spec=self.spec_of(schedule)),
+            replace(self._files[schedule.rank], spec=self.spec_of(schedule)),
             Steering(gate_benign=bound, gate_harmful=bound),
         )
 
-    def _quantiles(self, head: str, which: str, quantile: float, layers: Sequence[int]) -> dict[int, float]:
+    def _quantiles(
+        self, rank: int, head: str, which: str, quantile: float, layers: Sequence[int]
+    ) -> dict[int, float]:
         """An energy of each layer that this share of some validation answers (a field of AtStake) are below."""
+        energies = self.trained.by_rank[rank]
         rows = getattr(self.at_stake(head, validation_only=True), which)
         if not len(rows):
             return {}
         return {
-            il: float(np.quantile(self.trained.energies.energy(il, head, self.collection.layer(il, rows)), quantile))
+            il: float(np.quantile(energies.energy(il, head, self.collection.layer(il, rows)), quantile))
             for il in layers
         }
 
