@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 from llama_cpp import Llama
 from reference_transformer import ReferenceTransformer
+from runtime_examples import SETTINGS, evaluate, make_prompt
 from tiny_gguf import ARCHITECTURES, SPECIAL_TOKENS, tiny_gguf
+
+from edge_eds import EdgeLlama
+from edge_eds.energy.fingerprint import ModelFingerprint
 
 TinyModel = Callable[..., Path]
 
@@ -72,3 +76,14 @@ def test_quantized_models_load(tmp_path: Path, quant: str) -> None:
     with closing(Llama(str(path), n_ctx=32, n_threads=1, verbose=False)) as llm:
         llm.eval([5, 6, 7])
         assert np.isfinite(llm._scores).all()
+
+
+def test_a_model_in_parts_is_the_whole_one(tiny: TinyModel, tmp_path: Path) -> None:
+    parts = tiny_gguf("llama", tmp_path / "tiny.gguf", tensors_a_part=20)
+    assert parts.name == "tiny-00001-of-00002.gguf"
+    assert ModelFingerprint.from_gguf(parts) == ModelFingerprint.from_gguf(tiny("llama"))
+    logits = []
+    for path in (parts, tiny("llama")):
+        with closing(EdgeLlama(path, energy=None, **SETTINGS)) as llm:
+            logits.append(evaluate(llm, make_prompt(9)))
+    assert np.array_equal(*logits)

@@ -346,6 +346,7 @@ def tiny_gguf(
     seed: int = 0,
     chat_template: str | None = CHATML,
     quant: str = "f32",
+    tensors_a_part: int = 0,
 ) -> Path:
     """Write a small random model and return its path; the same arguments give the same file.
 
@@ -355,12 +356,14 @@ def tiny_gguf(
         n_vocab: at least the 256 bytes, the merges and SPECIAL_TOKENS (279); the rest are unused tokens.
         chat_template: Jinja text; None writes none.
         quant: ggml type of the matrices whose rows fit it ("f32", "f16", "q8_0", "q4_0", ...).
+        tensors_a_part: write NAME-00001-of-0000N.gguf with so many tensors each, and return the first; 0 writes one
+            file.
     """
     if n_embd % 32:
         raise ValueError(f"n_embd: expected a multiple of 32, found {n_embd}")
     model = _Model(n_layer, n_embd, n_vocab, seed)
     _BUILDERS[arch](model)
-    writer = GGUFWriter(path, arch)
+    writer = GGUFWriter(path, arch, split_max_tensors=tensors_a_part)
     writer.add_name(
         "tiny"
     )  # without the architecture: llama.cpp takes "phi3" in it for Phi-3's own vocabulary
@@ -380,7 +383,7 @@ def tiny_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return Path(path)
+    return Path(path) if not tensors_a_part else min(Path(path).parent.glob(f"{Path(path).stem}-00001-of-*.gguf"))
 
 
 def add_vocabulary(writer: GGUFWriter, n_vocab: int = 320) -> None:
