@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from edge_eds.energy.fingerprint import ModelFingerprint
 from edge_eds.energy.training import HeadRecipe
 from edge_eds.errors import InputError
 from edge_eds.pipeline.collect import Collection, Example
+from edge_eds.pipeline.fit import load_trained, train_stage
 from edge_eds.pipeline.gate import folds_by_category
 from edge_eds.pipeline.train import Labels, TrainSettings, gate_scores, head_tasks, train
 
@@ -99,6 +101,26 @@ def test_the_same_collection_gives_the_same_energies() -> None:
             first.energies.energy(il, head, data.layer(il)), second.energies.energy(il, head, data.layer(il))
         )
     assert first.gate == second.gate
+
+
+def test_what_was_trained_is_read_again_and_a_part_of_it_is_nothing(tmp_path: Path) -> None:
+    data = collection(1.0)
+    first = train_stage(data, tmp_path, SETTINGS)
+    assert list(first.by_rank) == [8, 4]
+    told: list[str] = []
+    for again in (train_stage(data, tmp_path, SETTINGS, lambda *call: told.append(call[-1])), load_trained(tmp_path)):
+        assert not told
+        assert (list(again.by_rank), again.gate, again.heads) == ([8, 4], first.gate, first.heads)
+        for rank, energies in again.by_rank.items():
+            for il in first.steer_layers:
+                assert energies.layers[il].subspace is not None and energies.layers[il].subspace.rank == rank
+                same = (model.energy(il, "fr", data.layer(il)) for model in (energies, first.by_rank[rank]))
+                np.testing.assert_array_equal(*same)
+    (tmp_path / "trained-4.energy.onnx").unlink()  # as if killed between the two
+    with pytest.raises(InputError, match="edge-eds train"):
+        load_trained(tmp_path)
+    train_stage(data, tmp_path, SETTINGS, lambda *call: told.append(call[-1]))
+    assert told and load_trained(tmp_path)
 
 
 def test_a_model_that_never_refuses_teaches_no_false_refusals() -> None:
