@@ -3,6 +3,7 @@
 #   make test    install what the tests need, and run the fast tests
 #   make lint    linters, type checker and the native core's own tests
 #   make docs    the documentation as a site in build/site; warnings are errors
+#   make bench   what steering costs now beside the last committed result, as ratios to plain llama.cpp (6 minutes)
 # Everything lives in .venv and build/. A second call installs nothing.
 #   make chat ARGS="--compare"    make test PYTHON=python3.12    make test ARGS="-k cli"
 
@@ -22,6 +23,9 @@ TEST_STAMP := $(VENV)/.installed-for-tests
 SOURCES := pyproject.toml CMakeLists.txt native/CMakeLists.txt native/stub_patterns.txt \
 	$(wildcard native/*.cpp native/src/*.cpp native/src/*.h)
 
+# What needs no torch.
+BENCHED := plain,idle,capture-1,capture-all,capture-last,control-vector,steer-default,steer-15x3,steer-paper,python-onnx
+
 # Nothing goes to stdout but the program's own words: `echo "question" | make chat` prints the answer.
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -31,7 +35,7 @@ define install
 	@$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) $(1) </dev/null >&2
 endef
 
-.PHONY: chat test lint docs native-test clean
+.PHONY: chat test lint docs native-test bench clean
 
 chat: $(CHAT_STAMP)
 	@$(BIN)/edge-eds chat $(ARGS)
@@ -50,6 +54,11 @@ native-test:
 	@cmake -S native -B build/native -DCMAKE_BUILD_TYPE=Release >/dev/null
 	@cmake --build build/native --parallel 2 >/dev/null
 	@ctest --test-dir build/native --output-on-failure
+
+# ARGS="--out docs/speed.json" keeps the result, to be committed with the change that explains it
+bench: $(CHAT_STAMP)
+	@$(BIN)/edge-eds bench --shape llama-1b --threads 1 --cpu-time -p 64 -n 16 --variants $(BENCHED) \
+		--against docs/speed.json $(ARGS)
 
 clean:
 	@rm -rf $(VENV) build .cache .pytest_cache .mypy_cache .ruff_cache
