@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bad_gguf import BAD_MODELS, UNLOADABLE_MODELS
 from bench_examples import SMALL
 from command_line import assert_one_line, edge_eds
 from runtime_examples import TinyModel
@@ -107,6 +108,10 @@ def test_an_earlier_result_stands_beside_this_one(model: Path, result: Path, tmp
     assert outcome.code == 0
     rows = [line for line in outcome.stdout.splitlines() if line.startswith("|") and "pp8" in line][-4:]
     assert [row.rpartition("|")[0].rpartition("|")[2].strip() for row in rows] == ["slower", "new", "faster", "faster"]
+    for programs in (("-o", "csv"), ("--json",)):
+        outcome = edge_eds("bench", model, *QUICK, "--variants", "plain", "--against", earlier, *programs)
+        assert "ratio then" in outcome.stderr
+        assert "ratio then" not in outcome.stdout
 
 
 def test_a_model_that_cannot_be_steered_is_measured_plain_and_says_so(tiny: TinyModel) -> None:
@@ -149,6 +154,16 @@ def test_a_shape_that_does_not_fit_is_one_line(home: Path, monkeypatch: pytest.M
 )
 def test_bad_options_are_one_line(args: tuple[str, ...], words: tuple[str, ...]) -> None:
     assert_one_line(edge_eds("bench", *args), words)
+
+
+@pytest.mark.parametrize("name", ["missing file", "not a GGUF", "LoRA adapter", "missing tensor"])
+def test_a_model_that_cannot_be_used_is_one_line(name: str, tmp_path: Path) -> None:
+    builder, words = {**BAD_MODELS, **UNLOADABLE_MODELS}[name]
+    outcome = edge_eds("bench", builder(tmp_path), *QUICK)
+    assert (outcome.code, outcome.stdout) == (1, "")
+    last = outcome.stderr.splitlines()[-1]
+    assert all(word in last for word in ("edge-eds: ", *words))
+    assert "Traceback" not in outcome.stderr
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"results": 3}', '{"results": [{}]}'], ids=repr)

@@ -15,6 +15,7 @@ from typing import Any
 from edge_eds.apps.files import check_writable, read_text, write_text
 from edge_eds.apps.llama_log import explained
 from edge_eds.apps.progress import stage_progress
+from edge_eds.apps.session import check_files
 from edge_eds.apps.settings import SessionOptions
 from edge_eds.apps.terminal import Terminal
 from edge_eds.energy.file import EnergyFile
@@ -76,8 +77,9 @@ def run_bench(options: BenchOptions, quiet: bool) -> dict[str, Any]:
     earlier = None if options.against is None else read_result(options.against)
     terminal = Terminal(answers_on_stderr=quiet)
     files = options.session.files() if options.shape is None else _shape(options.shape, terminal)
+    check_files(files)
     fingerprint = ModelFingerprint.from_gguf(files.gguf, files.lora)
-    energy, energy_name = _energies(options.session.energy, files)
+    energy, energy_name = _energies(options.session.energy, files, fingerprint)
     settings, n_threads = options.settings(), options.session.threads or n_cpus()
     say_conditions(terminal, n_threads)
     with explained():
@@ -102,8 +104,9 @@ def run_bench(options: BenchOptions, quiet: bool) -> dict[str, Any]:
     document = {"model": files.name, "energies": energy_name, **report.to_json()}
     if not quiet:
         terminal.show(FORMATS[options.output](document))
-        if earlier is not None:
-            terminal.show("\n" + comparison(document, earlier))
+    if earlier is not None:  # beside a table; beside what programs read it would be in the way
+        say = terminal.show if options.output == "md" else terminal.remark
+        say("\n" + comparison(document, earlier))
     return document
 
 
@@ -180,7 +183,7 @@ def _shape(name: str, terminal: Terminal) -> ModelFiles:
     return ModelFiles(path)
 
 
-def _energies(wanted: str, files: ModelFiles) -> tuple[EnergyFile | None, str]:
+def _energies(wanted: str, files: ModelFiles, fingerprint: ModelFingerprint) -> tuple[EnergyFile | None, str]:
     """The model's own energies and their name; None where there are none, or none are wanted."""
     if wanted == "none":
         return None, _RANDOM
@@ -191,5 +194,5 @@ def _energies(wanted: str, files: ModelFiles) -> tuple[EnergyFile | None, str]:
             raise
         return None, _RANDOM
     file = EnergyFile.load(path)
-    file.check_fingerprint(ModelFingerprint.from_gguf(files.gguf, files.lora))
+    file.check_fingerprint(fingerprint)
     return file, path.name
