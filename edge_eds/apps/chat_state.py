@@ -19,7 +19,7 @@ from edge_eds.errors import EdgeError, InputError
 
 FORMAT_VERSION = 1
 COMMANDS = {
-    "/steer": ("/steer off|on|NUMBER", "steer not at all, as at the start, or this hard (1 is as tuned)"),
+    "/steer": ("/steer off|on|NUMBER", "steer not at all, again, or this hard (1 is as tuned)"),
     "/compare": ("/compare", "the last turn again without steering, side by side"),
     "/energy": ("/energy", "what steering did to the last answer, token by token"),
     "/system": ("/system TEXT", "set the system prompt (none: take it away; nothing: show it)"),
