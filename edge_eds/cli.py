@@ -35,6 +35,7 @@ COMMANDS = {
     "prompts": "Count a prompt set, or look for prompts of a benchmark in it.",
     "capture": "Write a model's hidden states to a file for other tools.",
     "inspect": "Show what can be steered in a model, and its energies.",
+    "doctor": "Check this installation, and say what to do about what is wrong.",
 }
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _PIPE_CLOSED = 141  # 128 + SIGPIPE

@@ -106,6 +106,14 @@ def snapshot_folder(path: Path) -> Path | None:
     return None
 
 
+def cache_folder() -> Path | None:
+    """Where models from a hub are kept; None where huggingface_hub is not installed."""
+    try:
+        return Path(_hub().constants.HF_HUB_CACHE)
+    except MissingExtraError:
+        return None
+
+
 def _hub() -> Any:
     try:
         import huggingface_hub.constants

@@ -37,7 +37,7 @@ def ggml_functions() -> dict[str, int]:
     """
     addresses = {}
     for name in GGML_FUNCTIONS:
-        function = _find(name)
+        function = find_function(name)
         if function is None:
             raise ModelError(
                 f"llama-cpp-python {llama_cpp.__version__} does not export {name}, which reading hidden "
@@ -47,7 +47,8 @@ def ggml_functions() -> dict[str, int]:
     return addresses
 
 
-def _find(name: str) -> Any | None:
+def find_function(name: str) -> Any | None:
+    """A function of the llama.cpp and ggml that are loaded; None where this build does not export it."""
     # dlsym on libllama's handle also searches the libraries that it was linked with, which are the right
     # copies.
     libraries: list[Any] = [llama_api._lib]
