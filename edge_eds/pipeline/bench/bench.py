@@ -160,12 +160,12 @@ def bench(
 
 
 def names(text: str) -> tuple[str, ...]:
-    """"a, b" as ("a", "b")."""
+    """The names of a list: ("a", "b") of "a, b"."""
     return tuple(part for part in (part.strip() for part in text.split(",")) if part)
 
 
 def sizes(option: str, text: str) -> tuple[int, ...]:
-    """"512,128" as (512, 128).
+    """The numbers of a list: (512, 128) of "512,128".
 
     Raises:
         SettingsError: no whole numbers of tokens.
