@@ -162,11 +162,12 @@ def run_eval(
     for path in (out, transcripts, page):
         if path is not None:
             check_writable(path)  # now, and not after an hour of work
+    terminal = Terminal(answers_on_stderr=True)
     log = llama_log()
     log.install()
     with _progress_bars() as progress:
         try:
-            report = evaluate(settings, progress)
+            report = evaluate(settings, progress, lambda runner: terminal.remark(str(runner.memory)))
         except ModelError as error:
             raise log.explain(error) from error
     if transcripts is not None:

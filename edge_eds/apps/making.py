@@ -176,6 +176,7 @@ class Maker:
         except ModelError as error:
             raise log.explain(error) from error
         with runner:
+            self.terminal.remark(str(runner.memory))
             yield runner
 
     @contextmanager

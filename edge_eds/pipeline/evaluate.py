@@ -93,8 +93,15 @@ class Runner(Protocol):
         """What the unsteered model gives to each token of these answers, in nats."""
 
 
-def evaluate(settings: EvalSettings, progress: Progress | None = None) -> EvalReport:
+def evaluate(
+    settings: EvalSettings,
+    progress: Progress | None = None,
+    on_open: Callable[[BatchRunner], None] | None = None,
+) -> EvalReport:
     """Load the model and measure every suite.
+
+    Args:
+        on_open: called with the loaded model, before it answers anything.
 
     Raises:
         ModelError, EnergyFileError: the model cannot be loaded, or the energies are not its own.
@@ -103,6 +110,8 @@ def evaluate(settings: EvalSettings, progress: Progress | None = None) -> EvalRe
     """
     record = _settings_json(settings)  # first, since it is here that settings out of reach are refused
     with _runner_that_fits(settings) as runner:
+        if on_open is not None:
+            on_open(runner)
         reports = [measure_suite(runner, suite, settings, progress) for suite in settings.suites]
     return EvalReport(
         suites=tuple(reports),

@@ -18,11 +18,13 @@ from llama_cpp import llama_cpp as llama_api
 
 from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.fingerprint import ModelFingerprint
+from edge_eds.energy.gguf_header import read_gguf_header
 from edge_eds.energy.settings import Steering
 from edge_eds.errors import PromptTooLongError, SettingsError, SteeringError
 from edge_eds.runtime.chat_prompt import Message
 from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.interventions import Intervention
+from edge_eds.runtime.memory import batch_memory
 from edge_eds.runtime.message import NO_MESSAGE
 from edge_eds.runtime.parallel import ParallelLlama, Rows
 from edge_eds.runtime.program import HookProgram, capturing, intervention_program, steering_program
@@ -31,6 +33,7 @@ from edge_eds.runtime.session import EdgeLlama
 from edge_eds.runtime.trace import Trace
 from edge_eds.runtime.trials import ReadLogits, Trial, try_programs
 
+N_PARALLEL, N_CTX = 16, 512
 _N_BATCH = 512
 FloatArray = npt.NDArray[np.float32]
 
@@ -69,7 +72,8 @@ class BatchRunner:
 
     Args:
         files: the GGUF and its LoRA adapter.
-        n_parallel: answers decoded side by side (recurrent models: one).
+        n_parallel: answers decoded side by side at most: fewer where memory is short (memory.py), and one for
+            recurrent models.
         n_ctx: tokens that one prompt with its answer may have.
         n_threads: None means llama.cpp's own choice.
         energy: energies to steer with, or None.
@@ -84,8 +88,8 @@ class BatchRunner:
         self,
         files: ModelFiles,
         *,
-        n_parallel: int = 16,
-        n_ctx: int = 512,
+        n_parallel: int = N_PARALLEL,
+        n_ctx: int = N_CTX,
         n_threads: int | None = None,
         energy: EnergyFile | None = None,
         chat_format: str | None = None,
@@ -95,6 +99,8 @@ class BatchRunner:
         self.files = files
         self.fingerprint = ModelFingerprint.from_gguf(files.gguf, files.lora)
         self._n_ctx_sequence = n_ctx
+        self.memory = batch_memory(read_gguf_header(files.gguf), n_ctx, n_parallel)
+        n_parallel = self.memory.n_parallel
         # One more sequence holds what all prompts begin with.
         self._llm = ParallelLlama(
             files.gguf,

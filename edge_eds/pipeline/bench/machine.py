@@ -12,8 +12,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_eds.runtime.memory import free_memory
+
 QUIET_CPUS = 0.1  # other programs may take this much of one CPU before a measurement is called disturbed
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -28,23 +29,7 @@ def room(folder: Path) -> Room:
     """Free memory, and free disk where `folder` is or will be."""
     while not folder.is_dir():
         folder = folder.parent
-    return Room(_free_memory(), shutil.disk_usage(folder).free)
-
-
-def _free_memory() -> int | None:
-    """What programs can still have: the kernel's own estimate, and the limit of a container where it is less."""
-    try:
-        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text("ascii").splitlines())
-        free = int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None
-    try:
-        limit = int((_CGROUP / "memory.max").read_text("ascii"))
-        used = int((_CGROUP / "memory.current").read_text("ascii"))
-        kept = dict(line.split() for line in (_CGROUP / "memory.stat").read_text("ascii").splitlines())
-        return min(free, limit - used + int(kept.get("inactive_file", 0)))  # cached files make room
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
-        return free
+    return Room(free_memory(), shutil.disk_usage(folder).free)
 
 
 def n_cpus() -> int:
