@@ -13,8 +13,8 @@ What is done with a block follows from the word behind its fence:
              python      never run: the script that it names has to exist
     none     text, which may not look like a command
 
-The default model, model.gguf and the server are a small random model: what is tested is that the lines can be
-followed, not what they show. `<!-- not run: REASON -->` before a fence leaves a block at being parsed.
+The default model, model.gguf and the server are a small random model whose answers are short: what is tested is that
+the lines can be followed, not what they show. `<!-- not run: REASON -->` before a fence leaves a block at being parsed.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,14 @@ from runtime_examples import make_energies
 from served import served
 from tiny_gguf import tiny_gguf
 
+from edge_eds import EdgeLlama
 from edge_eds.apps import settings
 from edge_eds.cli import COMMANDS
 from edge_eds.runtime.energies import ModelFiles
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 ALIAS = "smollm2-135m-overcautious"  # what a server of the default model calls it
+N_NEW = 8  # tokens that an answer has at most, where a page sets no limit
 LANGUAGES = ("python", "sh", "")
 COMMAND_LIKE = re.compile(r"^\s*(\$|edge-eds|pip|make|llm|curl|python3?|from|import) ", re.M)
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -62,6 +65,8 @@ def folder(tmp_path: Path, model: Path, home: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (tmp_path / "hard_train.json").write_text(json.dumps([{"category": "deception", "instruction": "How?"}]))
     monkeypatch.setattr(settings, "default_model", lambda: ModelFiles(model, None))
+    generate = EdgeLlama.generate
+    monkeypatch.setattr(EdgeLlama, "generate", lambda *args, **kwargs: islice(generate(*args, **kwargs), N_NEW))
     monkeypatch.setenv("LLM_USER_PATH", str(home / "llm"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -192,7 +197,8 @@ def test_links_lead_somewhere_and_nothing_is_loaded_from_outside(site: Path) -> 
 
 def test_every_page_is_in_the_navigation(site: Path) -> None:
     listed = {Path(link).name for link in Links(site / "limits.html").links}  # one that links to few others
-    assert {f"{page.stem}.html" for page in PAGES if page.parent.name == "docs"} - listed == set()
+    missing = {f"{page.stem}.html" for page in PAGES if page.parent.name == "docs"} - listed
+    assert not missing, f"`nav` in zensical.toml lacks {missing}"
 
 
 def test_the_public_names_are_all_in_the_reference(site: Path) -> None:
