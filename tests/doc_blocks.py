@@ -5,7 +5,8 @@ What is done with a block follows from the word behind its fence:
     python   run, all blocks of a page in one namespace, in a folder with the files that pages speak of
     sh       each command, by its program:
              edge-eds    parsed by the real command line, and run in this process with the small limits of LIMITS,
-                         but for the commands in PARSED_ONLY (they take hours, or serve for ever) and names on a hub
+                         but for names on a hub, and the commands in PARSED_ONLY: they take hours, serve for ever,
+                         or look at the machine
              llm         run in this process
              curl        run, against a server of the small model
              echo        gives its words to the next command of a pipe
@@ -39,7 +40,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 REASONS = ("network", "hours", "needs values of your own")
 
-PARSED_ONLY = ("fit", "collect", "train", "tune", "compare", "bench", "serve")
+PARSED_ONLY = ("fit", "collect", "train", "tune", "compare", "bench", "serve", "doctor")
 LIMITS: Mapping[str, tuple[str, ...]] = {
     "chat": ("--max-tokens", "3", "--threads", "1"),
     "run": ("--max-tokens", "3", "--threads", "1"),
