@@ -4,6 +4,7 @@
 #   make lint    linters, type checker and the native core's own tests
 #   make docs    the documentation as a site in build/site; warnings are errors
 #   make bench   what steering costs now beside the last committed result, as ratios to plain llama.cpp (6 minutes)
+#   make counts  instructions of the native core's hot path beside the last committed ones (needs valgrind)
 # Everything lives in .venv and build/. A second call installs nothing.
 #   make chat ARGS="--compare"    make test PYTHON=python3.12    make test ARGS="-k cli"
 
@@ -35,7 +36,7 @@ define install
 	@$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) $(1) </dev/null >&2
 endef
 
-.PHONY: chat test lint docs native-test bench clean
+.PHONY: chat test lint docs native-test bench counts clean
 
 chat: $(CHAT_STAMP)
 	@$(BIN)/edge-eds chat $(ARGS)
@@ -54,6 +55,12 @@ native-test:
 	@cmake -S native -B build/native -DCMAKE_BUILD_TYPE=Release >/dev/null
 	@cmake --build build/native --parallel 2 >/dev/null
 	@ctest --test-dir build/native --output-on-failure
+
+# ARGS=--write keeps what was counted as native/counts/baseline.json, to be committed with the change that explains it
+counts:
+	@cmake -S native -B build/native -DCMAKE_BUILD_TYPE=Release >/dev/null
+	@cmake --build build/native --target hot_path >/dev/null
+	@$(PYTHON) native/counts/counts.py build/native/counts/hot_path $(ARGS)
 
 # ARGS="--out docs/speed.json" keeps the result, to be committed with the change that explains it
 bench: $(CHAT_STAMP)

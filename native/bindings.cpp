@@ -7,6 +7,7 @@
 #include "bindings.h"
 
 #include "src/hook.h"
+#include "src/kernels.h"
 
 NB_MODULE(_native, m) {
     m.doc() = "The native core of edge-eds: the eval callback that reads and edits block outputs inside "
@@ -36,6 +37,11 @@ NB_MODULE(_native, m) {
             PyErr_SetObject(hook_error_type, error.ptr());
         }
     });
+
+    m.attr("LARGE_NET") = large_net;
+    m.def("kernels", &kernels_in_use,
+          "The form of the loops that runs here: avx512, avx2, neon or plain. The environment variable EDGE_EDS_KERNELS "
+          "chooses another; ValueError where this machine does not have it.");
 
     bind_layer_energy(m);
     bind_program(m);

@@ -21,7 +21,7 @@ static std::vector<float> as_vector(nb::handle value, const std::string & what) 
 
 // [(W, b, gamma | None, beta | None), ..., (w, c)]
 static std::unique_ptr<energy_net> make_net(const std::string & name, const nb::sequence & layers,
-                                            bool eight_bits) {
+                                            std::optional<bool> eight_bits) {
     const size_t n          = nb::len(layers);
     const std::string where = "head " + name + ": ";
     if (n == 0) {
@@ -63,7 +63,7 @@ static std::unique_ptr<energy_net> make_net(const std::string & name, const nb::
 static std::shared_ptr<layer_energy>
 make_layer_energy(int64_t n_embd,
                   const std::optional<std::tuple<float_vector, float_rows, float_vector>> & space,
-                  const nb::dict & heads, bool eight_bits) {
+                  const nb::dict & heads, std::optional<bool> eight_bits) {
     std::shared_ptr<subspace> shared;
     if (space) {
         const float_rows & p = std::get<1>(*space);
@@ -195,9 +195,10 @@ void bind_layer_energy(nb::module_ & m) {
                              "(P (h - mu)) / s; None: z = h.\n"
                              "heads: {\"harm\" | \"fr\" | \"jb\" | \"merged\": [(W (n_out, n_in), b, gamma | "
                              "None, beta | None), ..., (w, c)]}.\n"
-                             "eight_bits: the matrices W are kept in 8 bits, each row with a scale of its own.\n"
+                             "eight_bits: whether the matrices W are kept in 8 bits, each row with a scale of its "
+                             "own; None: those of heads with more than LARGE_NET weights are.\n"
                              "ValueError where shapes do not fit or a weight is not finite.")
-        .def(nb::new_(&make_layer_energy), "n_embd"_a, "subspace"_a.none(), "heads"_a, "eight_bits"_a = false)
+        .def(nb::new_(&make_layer_energy), "n_embd"_a, "subspace"_a.none(), "heads"_a, "eight_bits"_a = nb::none())
         .def_prop_ro("n_embd", &layer_energy::n_embd)
         .def("energy", &energy_rows, "head"_a, "rows"_a,
              "E_head of rows (n, n_embd): (n,). KeyError for a head that is not there.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -103,6 +104,36 @@ def test_descent_equals_the_closed_form(
     assert_near(after, expected.energy_after, 1e-4)
     np.testing.assert_allclose(shift, expected.shift, rtol=1e-4, atol=1e-7)
     np.testing.assert_array_equal(rows[steps == 0], H[steps == 0])
+
+
+def test_large_nets_are_kept_in_eight_bits_and_small_ones_are_not() -> None:
+    def native(width: int, eight_bits: bool | None) -> _native.LayerEnergy:
+        head = make_head(N_EMBD, (width,), True, 8)
+        layers = [*((block.W, block.b, block.gamma, block.beta) for block in head.hidden), (head.w, head.c)]
+        return _native.LayerEnergy(N_EMBD, None, {"fr": layers}, eight_bits)
+
+    H = make_rows(n_embd=N_EMBD)
+    large = _native.LARGE_NET // N_EMBD + 1
+    for width, by_size in ((32, False), (large, True)):
+        found = native(width, None).energy("fr", H)
+        np.testing.assert_array_equal(found, native(width, by_size).energy("fr", H))
+        whole, rounded = (native(width, bits).energy_and_gradient("fr", H) for bits in (False, True))
+        assert not np.array_equal(whole[0], rounded[0])
+        assert_near(rounded[1], whole[1], 0.03)
+
+
+def test_kernels_are_chosen_by_the_environment_or_refused() -> None:
+    def run(name: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", "from edge_eds import _native; print(_native.kernels())"],
+            env={**os.environ, "EDGE_EDS_KERNELS": name},
+            capture_output=True,
+            text=True,
+        )
+
+    assert run("plain").stdout.strip() == "plain"
+    assert run("").stdout.strip() in ("avx512", "avx2", "neon", "plain")
+    assert "ValueError: this machine cannot run the kernels 'mmx': it has " in run("mmx").stderr
 
 
 def test_heads_have_the_order_of_the_package() -> None:

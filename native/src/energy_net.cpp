@@ -7,7 +7,7 @@
 namespace edge_eds {
 
 // `work` of a row, block after block: [normed (n_out)] [slope of SiLU (n_out)] [activation (n_out)] [1 / std (1)],
-// then two buffers of the greatest width for the way back.
+// then two buffers of the greatest width for the way back; each of them begins at a cache line where the work does.
 
 static void check_size(const std::vector<float> & values, int64_t n, const std::string & what) {
     if ((int64_t) values.size() != n) {
@@ -20,14 +20,19 @@ static void check_size(const std::vector<float> & values, int64_t n, const std::
 }
 
 energy_net::energy_net(std::vector<hidden_block> blocks, std::vector<float> last_weight, float last_bias,
-                       bool eight_bits)
+                       std::optional<bool> eight_bits)
     : last_weight_(std::move(last_weight)), last_bias_(last_bias) {
     int64_t width = blocks.empty() ? (int64_t) last_weight_.size() : blocks[0].n_in;
     if (width <= 0) {
         throw std::invalid_argument("an energy needs at least one input");
     }
+    int64_t n_weights = 0;
+    for (const hidden_block & given : blocks) {
+        n_weights += (int64_t) given.weight.size();
+    }
+    eight_bits_ = eight_bits.value_or(n_weights > large_net);
     n_in_      = width;
-    max_width_ = width;
+    max_width_ = whole_lines(width);
     work_size_ = 0;
     for (size_t i = 0; i < blocks.size(); ++i) {
         hidden_block & given   = blocks[i];
@@ -49,8 +54,8 @@ energy_net::energy_net(std::vector<hidden_block> blocks, std::vector<float> last
             check_size(given.beta, given.n_out, name + ": beta");
         }
         width      = given.n_out;
-        max_width_ = std::max(max_width_, width);
-        blocks_.push_back({weights(given.weight, given.n_out, given.n_in, eight_bits), std::move(given.bias),
+        max_width_ = std::max(max_width_, whole_lines(width));
+        blocks_.push_back({weights(given.weight, given.n_out, given.n_in, eight_bits_), std::move(given.bias),
                            std::move(given.gamma), std::move(given.beta)});
         given.weight = std::vector<float>(); // large ones would be held twice
         work_size_ += blocks_.back().work_size();
@@ -68,15 +73,15 @@ void energy_net::energy(const float * const * x, int n_rows, float * const * wor
     for (const block & b : blocks_) {
         const int64_t n = b.weight.n_out();
         for (int r = 0; r < n_rows; ++r) {
-            out[r] = work[r] + at + n;
+            out[r] = work[r] + at + b.part();
         }
         affine(b.weight.view(), b.bias.data(), in, out, n_rows);
         for (int r = 0; r < n_rows; ++r) {
             float * normed     = work[r] + at;
-            float * slope      = normed + n; // the value before SiLU until then
-            float * activation = slope + n;
+            float * slope      = normed + b.part(); // the value before SiLU until then
+            float * activation = slope + b.part();
             if (!b.gamma.empty()) {
-                activation[n] = layer_norm(slope, normed, b.gamma.data(), b.beta.data(), n);
+                activation[b.part()] = layer_norm(slope, normed, b.gamma.data(), b.beta.data(), n);
             }
             silu(slope, activation, slope, n);
             in[r] = activation;
@@ -103,12 +108,12 @@ void energy_net::gradient(int n_rows, float * const * work, float * const * grad
         at -= b.work_size();
         for (int r = 0; r < n_rows; ++r) {
             const float * normed = work[r] + at;
-            const float * slope  = normed + n;
+            const float * slope  = normed + b.part();
             for (int64_t i = 0; i < n; ++i) {
                 here[r][i] *= slope[i];
             }
             if (!b.gamma.empty()) {
-                layer_norm_gradient(here[r], normed, b.gamma.data(), normed[3 * n], n);
+                layer_norm_gradient(here[r], normed, b.gamma.data(), normed[3 * b.part()], n);
             }
             if (k == 0) {
                 next[r] = gradients[r];

@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace edge_eds {
@@ -22,18 +23,24 @@ struct hidden_block {
     std::vector<float> beta;   // (n_out), or empty: no LayerNorm
 };
 
+// Weights beyond which a net waits for memory rather than for arithmetic: 4 MB in float32, more than a core's cache.
+const int64_t large_net = 1 << 20;
+
 class energy_net {
 public:
-    // `blocks` may be empty: then E = w . x + c is linear. eight_bits: the matrices of the blocks are kept in 8
-    // bits; energy and gradient are then those of the rounded net, and still belong together.
+    // `blocks` may be empty: then E = w . x + c is linear. eight_bits: whether the matrices of the blocks are kept
+    // in 8 bits; energy and gradient are then those of the rounded net, and still belong together. By default those
+    // of large nets are.
     // Throws std::invalid_argument where shapes do not chain or a weight is not finite.
     energy_net(std::vector<hidden_block> blocks, std::vector<float> last_weight, float last_bias,
-               bool eight_bits = false);
+               std::optional<bool> eight_bits = std::nullopt);
 
     int64_t n_in() const { return n_in_; }
 
     // floats that the `work` of each row must hold in the two functions below
     size_t work_size() const { return work_size_; }
+
+    bool eight_bits() const { return eight_bits_; }
 
     // energies[r] = E(x[r]) for n_rows <= max_rows_at_once; leaves in work[r] what gradient() needs.
     void energy(const float * const * x, int n_rows, float * const * work, float * energies) const;
@@ -45,12 +52,14 @@ private:
     struct block {
         weights weight;
         std::vector<float> bias, gamma, beta;
-        size_t work_size() const { return 3 * bias.size() + 1; }
+        int64_t part() const { return whole_lines((int64_t) bias.size()); } // of the work
+        size_t work_size() const { return (size_t) (3 * part() + whole_lines(1)); }
     };
 
     std::vector<block> blocks_;
     std::vector<float> last_weight_; // (n_out of the last block, or n_in)
     float last_bias_;
+    bool eight_bits_;
     int64_t n_in_;
     int64_t max_width_;
     size_t work_size_;

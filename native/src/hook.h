@@ -152,12 +152,12 @@ private:
     int64_t first_row_written_ = -1;
 
     // scratch, sized in set_program() and begin()
-    std::vector<float> rows_;         // (capacity, n_embd) rows read from the tensor
+    std::vector<float, line_allocator<float>> rows_; // (capacity, n_embd) rows read from the tensor
     std::vector<float> gathered_;     // (capacity, n_embd) rows for a host function
     std::vector<int64_t> row_index_;  // (capacity) row in the tensor
     std::vector<int64_t> plan_index_; // (capacity) index into plan_, or -1
     std::vector<uint8_t> changed_;    // (capacity)
-    std::vector<float> work_;         // of max_rows_at_once rows
+    std::vector<float, line_allocator<float>> work_; // of max_rows_at_once rows
 
     std::vector<trace_record> trace_;
     std::vector<probe_record> probe_;

@@ -60,27 +60,26 @@ SIMD void affine_block(const T * w, const float * scale, const float * bias, con
     }
 }
 
-// n_o outputs at a time, then the rest of them
-template <int n_o, int n_r, typename T>
-SIMD void affine_rows(const matrix & w, const T * values, const float * bias, const float * const * x,
-                      float * const * y) {
-    int64_t o = 0;
-    for (; o + n_o <= w.n_out; o += n_o) {
-        affine_block<n_o, n_r>(values, w.scale, bias, x, y, w.n_in, o);
-    }
-    for (; o < w.n_out; ++o) {
-        affine_block<1, n_r>(values, w.scale, bias, x, y, w.n_in, o);
-    }
-}
-
+// Four outputs at a time, for two rows and two more: a cache keeps the four's weights meanwhile, and more rows would not
+// fit the registers.
 template <typename T>
 SIMD void affine_of(const matrix & w, const T * values, const float * bias, const float * const * x,
                     float * const * y, int n_rows) {
-    switch (n_rows) {
-    case 1: affine_rows<4, 1>(w, values, bias, x, y); break;
-    case 2: affine_rows<2, 2>(w, values, bias, x, y); break;
-    case 3: affine_rows<1, 3>(w, values, bias, x, y); break;
-    case 4: affine_rows<1, 4>(w, values, bias, x, y); break;
+    int64_t o = 0;
+    for (; o + 4 <= w.n_out; o += 4) {
+        int r = 0;
+        for (; r + 2 <= n_rows; r += 2) {
+            affine_block<2, 2>(values, w.scale, bias, x + r, y + r, w.n_in, o);
+            affine_block<2, 2>(values, w.scale, bias, x + r, y + r, w.n_in, o + 2);
+        }
+        if (r < n_rows) {
+            affine_block<4, 1>(values, w.scale, bias, x + r, y + r, w.n_in, o);
+        }
+    }
+    for (; o < w.n_out; ++o) {
+        for (int r = 0; r < n_rows; ++r) {
+            affine_block<1, 1>(values, w.scale, bias, x + r, y + r, w.n_in, o);
+        }
     }
 }
 
@@ -122,25 +121,25 @@ SIMD void add_block(const T * w, const float * scale, const float * const * y, f
     }
 }
 
-template <int n_o, int n_r, typename T>
-SIMD void add_rows(const matrix & w, const T * values, const float * const * y, float * const * x) {
-    int64_t o = 0;
-    for (; o + n_o <= w.n_out; o += n_o) {
-        add_block<n_o, n_r>(values, w.scale, y, x, w.n_in, o);
-    }
-    for (; o < w.n_out; ++o) {
-        add_block<1, n_r>(values, w.scale, y, x, w.n_in, o);
-    }
-}
-
+// eight outputs at a time, likewise
 template <typename T>
 SIMD void add_transposed_of(const matrix & w, const T * values, const float * const * y, float * const * x,
                             int n_rows) {
-    switch (n_rows) {
-    case 1: add_rows<8, 1>(w, values, y, x); break;
-    case 2: add_rows<4, 2>(w, values, y, x); break;
-    case 3: add_rows<2, 3>(w, values, y, x); break;
-    case 4: add_rows<2, 4>(w, values, y, x); break;
+    int64_t o = 0;
+    for (; o + 8 <= w.n_out; o += 8) {
+        int r = 0;
+        for (; r + 2 <= n_rows; r += 2) {
+            add_block<4, 2>(values, w.scale, y + r, x + r, w.n_in, o);
+            add_block<4, 2>(values, w.scale, y + r, x + r, w.n_in, o + 4);
+        }
+        if (r < n_rows) {
+            add_block<8, 1>(values, w.scale, y + r, x + r, w.n_in, o);
+        }
+    }
+    for (; o < w.n_out; ++o) {
+        for (int r = 0; r < n_rows; ++r) {
+            add_block<1, 1>(values, w.scale, y + r, x + r, w.n_in, o);
+        }
     }
 }
 

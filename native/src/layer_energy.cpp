@@ -41,7 +41,7 @@ layer_energy::layer_energy(int64_t n_embd, std::shared_ptr<const subspace> space
     if (!any) {
         throw std::invalid_argument("a layer's energy needs at least one head");
     }
-    work_size_ = 4 * (size_t) n_inner() + (size_t) n_embd + net_work;
+    work_size_ = (size_t) (4 * whole_lines(n_inner()) + whole_lines(n_embd)) + net_work;
 }
 
 void layer_energy::check_rule(const descent_rule & rule) const {
@@ -76,11 +76,11 @@ struct layer_energy::descent {
 
     void lay_out(float * work, int64_t n_inner, int64_t n_embd) {
         z_0      = work;
-        z        = z_0 + n_inner;
-        c        = z + n_inner;
-        g        = c + n_inner;
-        centred  = g + n_inner;
-        net_work = centred + n_embd;
+        z        = z_0 + whole_lines(n_inner);
+        c        = z + whole_lines(n_inner);
+        g        = c + whole_lines(n_inner);
+        centred  = g + whole_lines(n_inner);
+        net_work = centred + whole_lines(n_embd);
     }
 };
 
@@ -90,8 +90,8 @@ void layer_energy::energy(int head, const float * const * h, int n_rows, float *
     float * net_work[max_rows_at_once];
     for (int r = 0; r < n_rows; ++r) {
         z[r]        = work + (size_t) r * work_size_;
-        centred[r]  = z[r] + n_inner();
-        net_work[r] = centred[r] + n_embd_;
+        centred[r]  = z[r] + whole_lines(n_inner());
+        net_work[r] = centred[r] + whole_lines(n_embd_);
     }
     if (space_) {
         space_->project(h, n_rows, z, centred);
@@ -107,7 +107,7 @@ void layer_energy::energy_and_gradient(int head, const float * const * h, int n_
     energy(head, h, n_rows, energies, work);
     for (int r = 0; r < n_rows; ++r) {
         g[r]        = space_ ? work + (size_t) r * work_size_ : gradients[r];
-        net_work[r] = work + (size_t) r * work_size_ + n + n_embd_; // where energy() left it
+        net_work[r] = work + (size_t) r * work_size_ + whole_lines(n) + whole_lines(n_embd_); // where energy() left it
     }
     heads_[head]->gradient(n_rows, net_work, g);
     if (space_) {

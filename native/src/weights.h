@@ -26,6 +26,11 @@ private:
     static constexpr std::align_val_t line{64};
 };
 
+// n floats, and as many more as fill the last line
+inline int64_t whole_lines(int64_t n) {
+    return (n + 15) / 16 * 16;
+}
+
 class weights {
 public:
     // values (n_out, n_in) row-major, finite
