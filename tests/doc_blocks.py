@@ -34,7 +34,7 @@ import typer.main
 from click.testing import CliRunner
 from command_line import edge_eds
 
-from edge_eds.cli import app
+from edge_eds.cli import COMMANDS, app
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -135,7 +135,7 @@ class PageRun:
             output = ""
             if program == "edge-eds":
                 parse(block, args)
-                if block.not_run is None and args[0] not in PARSED_ONLY and not _is_on_a_hub(args):
+                if block.not_run is None and is_run(args):
                     outcome = edge_eds(*args, *LIMITS.get(args[0], ()), stdin=stdin)
                     assert outcome.code == 0, f"{block.place}: {shlex.join(command.words)}: {outcome.stderr}"
                     output = outcome.stdout
@@ -167,18 +167,26 @@ class PageRun:
         return done.stdout
 
 
+def is_run(args: list[str]) -> bool:
+    """Whether a call of edge-eds is run, too: a command, within this machine, that ends soon."""
+    on_a_hub = any(arg.startswith("hf:") for arg in args)
+    return args[0] in COMMANDS and args[0] not in PARSED_ONLY and not on_a_hub
+
+
 def parse(block: Block, args: list[str]) -> None:
     """Have the real command line parse a call, with nothing behind it."""
     group: Any = typer.main.get_command(app)
+    command = group.get_command(None, args[0]) if args and args[0] in group.list_commands(None) else None
+    if command is None:  # an option such as --version, which does its work while it is parsed
+        context = group.make_context("edge-eds", [], resilient_parsing=True)
+        options = {name for option in group.get_params(context) for name in option.opts}
+        assert args and args[0] in options, f"{block.place}: edge-eds has no {args[:1]}"
+        return
+    command.callback = lambda **_: None
     words = io.StringIO()
     with contextlib.redirect_stderr(words), contextlib.redirect_stdout(io.StringIO()):
         try:
-            if args and args[0] in group.list_commands(None):
-                command = group.get_command(None, args[0])
-                command.callback = lambda **_: None
-                command.main(args[1:])
-            else:  # --help, --version, and what is no command
-                group.main(args)
+            command.main(args[1:])
         except SystemExit as end:
             code = end.code
     assert code == 0, f"{block.place}: edge-eds {shlex.join(args)}: {words.getvalue()}"
@@ -205,7 +213,3 @@ def _extras() -> set[str]:
     """The extras of pyproject.toml. Python 3.10 cannot read TOML by itself."""
     section = (ROOT / "pyproject.toml").read_text("utf-8").split("[project.optional-dependencies]")[1].split("\n[")[0]
     return set(re.findall(r"^(\w+) = \[", section, re.M))
-
-
-def _is_on_a_hub(args: list[str]) -> bool:
-    return any(arg.startswith("hf:") for arg in args)
