@@ -17,6 +17,7 @@ from runtime_examples import N_EMBD, N_LAYER, SETTINGS, TinyModel, evaluate, mak
 from edge_eds import EdgeLlama
 from edge_eds.errors import InputError, ModelError, SettingsError
 from edge_eds.runtime.control_vector import ControlVector
+from edge_eds.runtime.seam import find_function
 
 PROMPT = make_prompt(23)
 THEN = make_prompt(4, seed=1)
@@ -39,6 +40,44 @@ def write(path: Path, tensors: dict[str, Any], arch: str = "controlvector") -> P
     return path
 
 
+class _Params(ctypes.Structure):
+    """gguf_init_params"""
+
+    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.POINTER(ctypes.c_void_p)))
+
+
+def load_as_llama_cpp(path: Path) -> np.ndarray[Any, Any]:
+    """What --control-vector makes of a file (common_control_vector_load_one), with ggml's own reader: float32
+    (n_embd * highest layer,), layer 1 first."""
+
+    def function(name: str, result: Any, *arguments: Any) -> Any:
+        found: Any = find_function(name)
+        found.restype, found.argtypes = result, arguments
+        return found
+
+    pointer, text = ctypes.c_void_p, ctypes.c_char_p
+    tensors = pointer()
+    file = function("gguf_init_from_file", pointer, text, _Params)(
+        str(path).encode(), _Params(False, ctypes.pointer(tensors))
+    )
+    assert file, "ggml cannot read the file"
+    name_of = function("gguf_get_tensor_name", text, pointer, ctypes.c_int64)
+    tensor_of = function("ggml_get_tensor", pointer, pointer, text)
+    size_of = function("ggml_nelements", ctypes.c_int64, pointer)
+    data_of = function("ggml_get_data_f32", ctypes.POINTER(ctypes.c_float), pointer)  # aborts where it is not F32
+    data = np.zeros(0, np.float32)
+    for i in range(function("gguf_get_n_tensors", ctypes.c_int64, pointer)(file)):
+        name = name_of(file, i)
+        tensor = tensor_of(tensors, name)
+        n_embd, il = size_of(tensor), int(name.decode().removeprefix("direction."))
+        assert il > 0
+        data = np.pad(data, (0, max(0, n_embd * il - data.size)))
+        data[n_embd * (il - 1) : n_embd * il] += np.ctypeslib.as_array(data_of(tensor), (n_embd,))
+    function("gguf_free", None, pointer)(file)
+    function("ggml_free", None, pointer)(tensors)
+    return data
+
+
 def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
     vector = make_vector()
     vector.save(tmp_path / "v.gguf")
@@ -57,12 +96,9 @@ def test_llama_cpp_does_with_the_file_what_we_do(tiny: TinyModel, tmp_path: Path
     """Bit for bit: direction.<il> is added to the output of block il."""
     path = tiny("llama", n_layer=N_LAYER)
     make_vector().save(tmp_path / "v.gguf")
-    # Read by llama.cpp's rule, not by ours: tensor direction.<il> goes to row il - 1.
-    data = np.zeros((N_LAYER - 1, N_EMBD), dtype=np.float32)
-    for tensor in gguf.GGUFReader(tmp_path / "v.gguf").tensors:
-        data[int(tensor.name.split(".")[1]) - 1] = 0.5 * tensor.data
+    data = 0.5 * load_as_llama_cpp(tmp_path / "v.gguf")
     vector = ControlVector.load(tmp_path / "v.gguf")
-    assert np.array_equal(0.5 * vector.matrix(N_LAYER), data)
+    assert np.array_equal(0.5 * vector.matrix(N_LAYER).ravel()[: data.size], data)
     with (
         closing(EdgeLlama(path, energy=None, **SETTINGS)) as llm,
         closing(Llama(str(path), **SETTINGS)) as plain,
