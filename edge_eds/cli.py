@@ -51,7 +51,7 @@ class LazyGroup(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"edge_eds.apps.{cmd_name}")
-        single = _typer()
+        single = _typer(add_completion=False)
         single.command(cmd_name)(module.command)
         return typer.main.get_command(single)
 
@@ -118,10 +118,15 @@ def _version(wanted: bool) -> None:
 
 def _typer(**settings: Any) -> typer.Typer:
     # Plain help text: quick (rich is not imported), the same in a pipe, and quotable in the README.
-    return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, **settings)
+    return typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, **settings)
 
 
-app = _typer(cls=LazyGroup, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+app = _typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 @app.callback()
