@@ -204,6 +204,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any], str, str | None]] = {
     "input-nothing": (EMBED, {"input": []}, "invalid_value", "input"),
     "inputs": (EMBED, {"input": ["a"] * 300}, "invalid_value", "input"),
     "input-token": (EMBED, {"input": [10**6]}, "invalid_value", "input"),
+    "input-token-negative": (EMBED, {"input": [-1]}, "invalid_value", "input"),
     "dimensions": (EMBED, {"input": "a", "dimensions": 5}, "invalid_value", "dimensions"),
     "encoding": (EMBED, {"input": "a", "encoding_format": "hex"}, "invalid_value", "encoding_format"),
     "energy-prompt": (ENERGY, {"prompt": "a"}, "missing_required_parameter", "messages"),
@@ -219,9 +220,35 @@ def test_the_other_addresses(server: Served, path: str, body: dict[str, Any], co
     check(server, server.http.post(path, json=body), 400, code, param)
 
 
+BODIES_THAT_FIT: dict[str, dict[str, Any]] = {
+    CHAT: chat(), COMPARE: chat(), TEXT: {"prompt": "a"}, EMBED: {"input": "a"}, ENERGY: {"messages": HI},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", BODIES_THAT_FIT)
+def test_what_is_refused_at_one_address_is_refused_at_all(server: Served, path: str) -> None:
+    generating = path in (CHAT, COMPARE, TEXT)
+    bad: list[tuple[dict[str, Any], str, str]] = [
+        ({"foo": 1}, "unknown_parameter", "foo"),
+        ({"model": ["tiny"]}, "invalid_type", "model"),
+        *([({"max_tokens": -1}, "invalid_value", "max_tokens")] if generating else []),
+        *([({"eds": {"strength": 1e308}}, "invalid_value", "eds.strength")] if generating else []),
+    ]
+    for fields, code, param in bad:
+        check(server, server.http.post(path, json={**BODIES_THAT_FIT[path], **fields}), 400, code, param)
+
+
+def test_an_address_that_is_no_utf_8(server: Served) -> None:
+    for path, code in (("/v1/models/%ff%fe", "model_not_found"), ("/%c3%28", "unknown_url")):
+        answer = server.http.get(path)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, code)
+        assert " 404 " in server.last_lines(1, answer.json()["error"]["message"][-20:])[0]
+    assert server.http.post(CHAT, json=chat()).status_code == 200
+    assert "Traceback" not in server.log
+
+
 def test_an_unknown_model_is_404_everywhere(server: Served) -> None:
-    bodies = {CHAT: chat(), COMPARE: chat(), TEXT: {"prompt": "a"}, EMBED: {"input": "a"}, ENERGY: {"messages": HI}}
-    for path, body in bodies.items():
+    for path, body in BODIES_THAT_FIT.items():
         for name in ("gpt-4o", "tiny:PLAIN", "", "../tiny.gguf", "\u202e\n" * 500):
             answer = server.http.post(path, json={**body, "model": name})
             check(server, answer, 404, "model_not_found", "model")
@@ -240,7 +267,7 @@ def test_a_conversation_that_is_too_long_names_both_numbers(server: Served) -> N
     long = [{"role": "user", "content": "word " * N_CTX}]
     many = [{"role": role, "content": "x"} for role in ("user", "assistant")] * 5000
     for messages in (long, many):
-        for path in (CHAT, ENERGY):
+        for path in (CHAT, COMPARE, ENERGY):
             answer = server.http.post(path, json={"messages": messages})
             assert str(N_CTX) in answer.json()["error"]["message"]
             check(server, answer, 400, "context_length_exceeded", "messages")
