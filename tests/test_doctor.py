@@ -98,13 +98,18 @@ def broken_core(folder: Path) -> None:
     (folder / "sitecustomize.py").write_text("import sys\nsys.modules['edge_eds._native'] = None\n")
 
 
+def no_such_kernels(folder: Path) -> None:
+    (folder / "sitecustomize.py").write_text("import os\nos.environ['EDGE_EDS_KERNELS'] = 'klingon'\n")
+
+
 @pytest.mark.parametrize(
     ("breaking", "name", "words"),
     [
         (broken_llama_cpp, "llama.cpp", ("cannot open shared object", "pip install --force-reinstall")),
         (broken_core, "native core", ("cannot be loaded", "pip install")),
+        (no_such_kernels, "native core", ("klingon", "unset EDGE_EDS_KERNELS")),
     ],
-    ids=["llama.cpp", "core"],
+    ids=["llama.cpp", "core", "kernels"],
 )
 def test_what_cannot_be_imported_is_a_finding(
     tmp_path: Path, model: Path, breaking: Callable[[Path], None], name: str, words: tuple[str, ...]

@@ -102,7 +102,7 @@ def _packages() -> Iterator[Finding]:
         if extra is None and not fits:
             wrong.append(f"{requirement.name} is {version or 'missing'}, expected {requirement.specifier}")
         elif extra is not None and not fits:
-            missing[extra] = requirement.name
+            missing[extra] = missing[extra] or requirement.name
     told = ("edge-eds", "llama-cpp-python", "numpy", "onnx", "onnxruntime", "gguf")
     text = ", ".join(f"{name} {installed[name]}" for name in told if name in installed)
     if wrong:
@@ -126,7 +126,11 @@ def _native_core() -> Finding:
     except ImportError as error:
         again = "pip install --force-reinstall --no-deps edge-eds"
         return Finding("native core", PROBLEM, f"cannot be loaded: {error}", again)
-    return Finding("native core", OK, str(_native.__file__))
+    try:
+        kernels = _native.kernels()
+    except ValueError as error:  # a form was asked for that this CPU does not have
+        return Finding("native core", PROBLEM, str(error), "unset EDGE_EDS_KERNELS: the best form is found by itself")
+    return Finding("native core", OK, f"{kernels} kernels, {_native.__file__}", data={"kernels": kernels})
 
 
 # -- the machine
