@@ -20,6 +20,7 @@ from command_line import PROGRAM, assert_one_line, edge_eds, start
 from onnx import numpy_helper
 from steered_model import steered_model
 
+from edge_eds import __version__
 from edge_eds.cli import COMMANDS
 
 README = Path(__file__).parents[1] / "README.md"
@@ -81,7 +82,10 @@ def test_the_help_in_the_readme_is_the_help_of_the_program(monkeypatch: pytest.M
 def test_version() -> None:
     outcome = edge_eds("--version")
     assert (outcome.code, outcome.stderr) == (0, "")
-    assert re.fullmatch(r"edge-eds \d+\.\d+\.\d+\n", outcome.stdout)
+    assert outcome.stdout == f"edge-eds {__version__}\n"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
+    newest = re.search(r"^## (\S+)", (README.parent / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert newest is not None and newest[1] == __version__
 
 
 # -- exit statuses ------------------------------------------------------------------------------------------
