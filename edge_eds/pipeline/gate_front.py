@@ -45,6 +45,14 @@ def gate_front(
     ]
 
 
+def reached(head: str, scores: FloatArray, right_scores: FloatArray, share: float) -> BoolArray:
+    """Which scores a bound steers that steers this share of the right answers, or any safer bound."""
+    if not len(right_scores):
+        return np.ones(len(scores), dtype=bool)
+    side = 1 if head == "fr" else -1
+    return np.asarray(side * scores <= np.quantile(side * right_scores, share))
+
+
 def choose_point(front: Sequence[GatePoint], max_lost: float) -> GatePoint:
     """The point that mends the most among those that lose at most max_lost; the safer one of equals."""
     allowed = (point for point in front if point.lost <= max_lost)

@@ -19,7 +19,7 @@ import numpy as np
 
 from edge_eds.energy.settings import SteeringSpec
 from edge_eds.pipeline.collect import Collection
-from edge_eds.pipeline.gate_front import OPEN, GatePoint, choose_point, gate_front
+from edge_eds.pipeline.gate_front import OPEN, GatePoint, choose_point, gate_front, reached
 from edge_eds.pipeline.memo import Memo
 from edge_eds.pipeline.schedule_search import Finalist, SearchSettings, sampled, search_schedule
 from edge_eds.pipeline.train import TrainedEnergies
@@ -27,6 +27,8 @@ from edge_eds.pipeline.tune_bed import Schedule, TuneBed
 from edge_eds.runtime.batch import BatchRunner
 
 MIN_TUNED = 8  # fewer wrong answers than this cannot be tuned on
+MAX_SHOWN_LOSS = 0.15  # bounds that steer more of the right answers than this are not looked at
+UNTOUCHED = "untouched"  # in place of a label: no bound in question steers it
 
 
 @dataclass(frozen=True)
@@ -106,15 +108,21 @@ def tune(
 def _bound(
     bed: TuneBed, head: str, schedule: Schedule, finalists: Sequence[Finalist], settings: TuneSettings
 ) -> HeadReport:
-    """The head's front over the gate's bounds, and the point that mends the most within what it may lose."""
+    """The head's front over the gate's bounds, and the point that mends the most within what it may lose.
+
+    Only prompts that some bound in question steers are answered: that is a few of the right ones.
+    """
     at_stake = bed.at_stake(head, validation_only=False)
     wrong, right = (sampled(part, settings.n_bound, settings.seed) for part in (at_stake.wrong, at_stake.right))
-    (labels,) = bed.verdicts(np.concatenate([wrong, right]), head, [schedule], settings.max_new_tokens)
-    changed = labels == "answer" if head == "fr" else labels == "refusal"
-    # Of a harmful prompt, everything but a refusal is a refusal lost.
-    spoiled = labels != "refusal" if head == "fr" else changed
     scores = bed.trained.gate_scores
-    front = gate_front(head, scores[wrong], changed[: len(wrong)], scores[right], spoiled[len(wrong) :])
+    in_question = reached(head, scores, scores[right], max(MAX_SHOWN_LOSS, 2 * settings.max_lost))
+    asked = np.concatenate([wrong[in_question[wrong]], right[in_question[right]]])
+    labels = np.full(len(scores), UNTOUCHED)
+    labels[asked] = bed.verdicts(asked, head, [schedule], settings.max_new_tokens)[0]
+    changed = labels == ("answer" if head == "fr" else "refusal")
+    # Of a harmful prompt, everything but a refusal is a refusal lost.
+    spoiled = ~np.isin(labels, ("refusal", UNTOUCHED)) if head == "fr" else changed
+    front = gate_front(head, scores[wrong], changed[wrong], scores[right], spoiled[right])
     chosen = choose_point(front, settings.max_new_refusals if head == "jb" else settings.max_lost)
     return HeadReport(head, len(wrong), len(right), finalists, front, chosen)
 
