@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from edge_eds import _native
 from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.fingerprint import ModelFingerprint
 from edge_eds.energy.network import EnergyModel, HeadWeights, HiddenLayer, LayerEnergy, Subspace
@@ -107,7 +108,7 @@ def descended_head(file: EnergyFile) -> str:
 class Work:
     """The least that steering one token takes: each weight that is used read once, each multiply-add done once.
 
-    n_bytes: of float32 weights. multiply_adds: of all steps, in the cheapest order known.
+    n_bytes: of weights, float32, or 8 bits where the native core keeps them so. multiply_adds: of all steps, in the cheapest order known.
     """
 
     n_bytes: int
@@ -117,16 +118,17 @@ class Work:
 def work_per_token(file: EnergyFile) -> Work:
     """The floor of steering one token with these energies, the gate left out (it is read once an answer)."""
     assert file.energies is not None
-    n_weights = multiply_adds = 0
+    n_bytes = multiply_adds = 0
     for il in file.spec.layers:
         layer = file.energies.layers[il]
         net = layer.heads[file.spec.heads[0]]
-        n_net = sum(block.W.size for block in net.hidden) + net.w.size
+        n_hidden = sum(block.W.size for block in net.hidden)
+        n_net = n_hidden + net.w.size
         n_basis = 0 if layer.subspace is None else layer.subspace.P.size
-        n_weights += n_net + n_basis
+        n_bytes += (1 if n_hidden > _native.LARGE_NET else 4) * n_hidden + 4 * (net.w.size + n_basis)
         # P once down and once back; forward and backward through the net at each step, and the energy at the end
         multiply_adds += 2 * n_basis + (2 * file.spec.steps + 1) * n_net
-    return Work(4 * n_weights, multiply_adds)
+    return Work(n_bytes, multiply_adds)
 
 
 def _net(rng: np.random.Generator, n_in: int, form: EnergyForm) -> HeadWeights:
