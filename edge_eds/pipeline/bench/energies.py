@@ -108,7 +108,8 @@ def descended_head(file: EnergyFile) -> str:
 class Work:
     """The least that steering one token takes: each weight that is used read once, each multiply-add done once.
 
-    n_bytes: of weights, float32, or 8 bits where the native core keeps them so. multiply_adds: of all steps, in the cheapest order known.
+    n_bytes: of weights: float32, or 8 bits where the native core keeps them so. multiply_adds: of all steps, in the
+    cheapest order known.
     """
 
     n_bytes: int
