@@ -7,6 +7,7 @@ EdgeError                      one clear line: what, where, expected, found, wha
 │   │   ├── MissingEnergyError there is none for this model yet
 │   │   └── FingerprintError   the energy file was made for another model
 │   ├── PromptTooLongError     the prompt does not fit the context
+│   ├── ChatTemplateError      the model's chat template cannot take the conversation
 │   └── SettingsError          a steering setting out of its range
 ├── SteeringError              steering or capture was asked for and did not happen
 ├── MissingExtraError          an optional dependency is not installed
@@ -44,6 +45,17 @@ class FingerprintError(EnergyFileError):
 
 class PromptTooLongError(InputError, ValueError):
     """The prompt has more tokens than the context holds."""
+
+
+class ChatTemplateError(InputError):
+    """The model's chat template cannot take a conversation; `reason` is what it says itself."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"the model's chat template cannot take this conversation: {reason}; "
+            "--chat-format NAME (chat_format= in Python) uses another format"
+        )
+        self.reason = reason
 
 
 class SettingsError(InputError, ValueError):

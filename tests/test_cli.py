@@ -19,6 +19,7 @@ from bad_gguf import BAD_MODELS, UNLOADABLE_MODELS, Builder, lora_adapter, witho
 from command_line import PROGRAM, assert_one_line, edge_eds, start
 from onnx import numpy_helper
 from steered_model import steered_model
+from tiny_gguf import tiny_gguf
 
 from edge_eds import __version__
 from edge_eds.cli import COMMANDS
@@ -191,6 +192,24 @@ def test_without_a_chat_template_the_fallback_is_named_and_works(tmp_path: Path)
     call = ("run", path, "-p", "hi", "--energy", "none", "--max-tokens", 2)
     assert_one_line(edge_eds(*call), ("no chat template", "--chat-format chatml"))
     assert edge_eds(*call, "--chat-format", "chatml").code == 0
+
+
+BAD_TEMPLATES = {
+    "syntax": ("{% if %}", "Expected an expression"),
+    "refuses": ("{{ raise_exception('tools only') }}", "tools only"),
+    "undefined": ("{{ messages[0].nothing.at.all }}", "nothing"),
+    "type": ("{{ messages + 1 }}", "can only concatenate list"),
+}
+
+
+@pytest.mark.parametrize(("template", "reason"), list(BAD_TEMPLATES.values()), ids=list(BAD_TEMPLATES))
+def test_a_chat_template_that_cannot_be_used_is_one_line(tmp_path: Path, template: str, reason: str) -> None:
+    path = tiny_gguf("llama", tmp_path / "tiny.gguf", n_layer=2, chat_template=template)
+    for call in (("run", path, "-p", "hi"), ("capture", path, "-p", "hi", "-o", tmp_path / "states.npz")):
+        assert_one_line(edge_eds(*call, "--energy", "none"), ("chat template", reason))
+    if template != BAD_TEMPLATES["syntax"][0]:
+        call = ("run", path, "-p", "hi", "--energy", "none", "--max-tokens", 2, "--chat-format", "chatml")
+        assert edge_eds(*call).code == 0
 
 
 def test_without_energies_fit_is_explained_and_energy_none_chats(tmp_path: Path, tiny: Callable[..., Path]) -> None:

@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from llama_cpp import llama_chat_format
 
 from edge_eds.apps.session import check_files, load_quietly
@@ -22,7 +21,7 @@ from edge_eds.apps.settings import MIN_CTX, SessionOptions
 from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.fingerprint import ModelFingerprint
 from edge_eds.energy.gguf_header import GgufHeader, TensorInfo, read_gguf_header
-from edge_eds.errors import EnergyFileError
+from edge_eds.errors import ChatTemplateError, EnergyFileError
 from edge_eds.runtime.energies import ModelFiles, chosen_energy_file, energy_files, energy_folders
 from edge_eds.runtime.hub_name import parts_of
 from edge_eds.runtime.model_file import CHAT_TEMPLATE_KEY
@@ -127,8 +126,8 @@ def _chat_template(header: GgufHeader, llm: EdgeLlama) -> dict[str, Any] | None:
         shown["prompt"] = _text(llm, llm.chat_tokens([user]))
         with_system = _text(llm, llm.chat_tokens([{"role": "system", "content": EXAMPLE[::-1]}, user]))
         shown["system"] = EXAMPLE[::-1] in with_system
-    except (TemplateError, ValueError, TypeError) as error:  # what templates of other people raise
-        shown["error"] = f"{type(error).__name__}: {error}" if shown["prompt"] is None else ""
+    except ChatTemplateError as error:
+        shown["error"] = error.reason if shown["prompt"] is None else ""
     return {"format": llama_chat_format.guess_chat_format_from_gguf_metadata(llm.metadata), **shown}
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from jinja2 import TemplateError
+
+from edge_eds.errors import ChatTemplateError
+
 if TYPE_CHECKING:
     from edge_eds.runtime.session import EdgeLlama
 
@@ -38,9 +42,13 @@ def render_chat(llm: EdgeLlama, messages: Sequence[Message]) -> list[int]:
 
     Raises:
         ModelError: the GGUF has no chat template and no chat_format was chosen.
+        ChatTemplateError: the template refuses the conversation, or breaks on it.
     """
+    handler = llm.chat_handler_in_use()
     try:
-        llm.chat_handler_in_use()(llama=_Recorder(llm), messages=list(messages))
+        handler(llama=_Recorder(llm), messages=list(messages))
     except _Rendered as rendered:
         return rendered.tokens
+    except (TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:  # a template may do anything
+        raise ChatTemplateError(str(error) or type(error).__name__) from error
     raise AssertionError("the chat handler did not ask for a completion")

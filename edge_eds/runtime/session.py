@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 from llama_cpp import Llama, LlamaState, llama_chat_format
 from llama_cpp import llama_cpp as llama_api
 from llama_cpp.llama_chat_format import LlamaChatCompletionHandlerNotFoundException
@@ -86,6 +87,11 @@ class EdgeLlama(Llama):
             super().__init__(str(model_path), **llama_args)
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"{model_path}: llama.cpp could not load it: {error}") from error
+        except TemplateError as error:
+            raise ModelError(
+                f"{model_path}: its chat template cannot be read ({error}); expected Jinja; take another conversion of "
+                "the model, or give the GGUF a template that works"
+            ) from error
         if self.lora_path is not None and not self._lora_adapter:
             raise ModelError(
                 f"{self.lora_path}: llama.cpp could not apply this adapter to {model_path}; expected one "
@@ -485,6 +491,7 @@ class EdgeLlama(Llama):
 
         Raises:
             ModelError: the GGUF has no chat template and no chat_format was chosen.
+            ChatTemplateError: the template refuses the conversation, or breaks on it.
         """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]

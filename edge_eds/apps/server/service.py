@@ -36,7 +36,7 @@ from edge_eds.apps.server.stand_in import StandIn, Wish
 from edge_eds.apps.server.worker import Claim, Job, Worker
 from edge_eds.apps.settings import MAX_SEED
 from edge_eds.energy.settings import Steering, SteeringSpec
-from edge_eds.errors import EdgeError, SettingsError
+from edge_eds.errors import ChatTemplateError, EdgeError, SettingsError
 from edge_eds.runtime.chat_prompt import render_chat
 from edge_eds.runtime.message import NO_MESSAGE
 from edge_eds.runtime.sampling import TokenSampling
@@ -360,10 +360,15 @@ def _template_errors(asked: Callable[[], bool] = lambda: False) -> Iterator[None
     """
     try:
         yield
+    except ChatTemplateError as error:
+        raise _refused_by_template(error.reason) from error
     except EdgeError:
         raise
     except (TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:
         if asked():
             raise
-        reason = str(error) or type(error).__name__
-        raise invalid(f"the model's chat template cannot take this conversation: {reason}", "messages") from error
+        raise _refused_by_template(str(error) or type(error).__name__) from error
+
+
+def _refused_by_template(reason: str) -> ApiError:
+    return invalid(f"the model's chat template cannot take this conversation: {reason}", "messages")

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from jinja2 import TemplateError
 
 from edge_eds.energy.file import EnergyFile
-from edge_eds.errors import InputError
+from edge_eds.errors import ChatTemplateError, InputError
 from edge_eds.files import write_whole
 from edge_eds.runtime.batch import BatchRunner
 from edge_eds.runtime.chat_prompt import Message
@@ -154,8 +153,8 @@ class PromptSteerer(Steerer):
         messages = [{"role": "system", "content": self.text}, *said]
         try:
             return runner.chat_tokens(messages)
-        except TemplateError as error:
-            raise InputError(f"the model's chat template takes no system prompt: {error}") from error
+        except ChatTemplateError as error:
+            raise InputError(f"the model's chat template takes no system prompt: {error.reason}") from error
 
     def write(self, path: Path) -> None:
         write_whole(path, self.text.encode())
