@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from command_line import PROGRAM, edge_eds
 from steered_model import steered_model
+from tiny_gguf import tiny_gguf
 
 from edge_eds.apps import diagnosis
 from edge_eds.pipeline.bench.machine import Room
@@ -87,6 +88,13 @@ def test_without_energies_the_rest_is_tested(tiny: Callable[..., Path]) -> None:
 def test_energies_of_another_model_are_a_problem(model: Path, tiny: Callable[..., Path], no_self_test: None) -> None:
     found = findings(tiny("qwen3"), "--energy", model.with_name("tiny.energy.onnx"), code=1)
     assert wrong(found) == ["energies"]
+
+
+def test_a_model_that_cannot_chat_is_no_defect(tmp_path: Path) -> None:
+    path = tiny_gguf("llama", tmp_path / "tiny.gguf", n_layer=2, chat_template="{{ raise_exception('tools only') }}")
+    found = findings(path, "--energy", "none", code=1)
+    assert wrong(found) == ["self-test"] and "tools only" in found["self-test"]["text"]
+    assert "edge-eds inspect" in found["self-test"]["advice"]
 
 
 def broken_llama_cpp(folder: Path) -> None:

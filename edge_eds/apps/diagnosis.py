@@ -300,6 +300,8 @@ def _models(model: str | None, lora: Path | None, energy: str) -> Iterator[Findi
 
 def _self_test(options: SessionOptions) -> Finding:
     """A steered answer, decoded for real in a process of its own."""
+    from edge_eds.apps.self_test import UNFIT
+
     asked = json.dumps({"model": options.model, "lora": options.lora and str(options.lora), "energy": options.energy})
     call = [sys.executable, "-m", "edge_eds.apps.self_test", asked]
     name = "self-test"
@@ -309,6 +311,8 @@ def _self_test(options: SessionOptions) -> Finding:
         done = subprocess.run(call, capture_output=True, text=True, timeout=_SELF_TEST_SECONDS, env=environment)
     except subprocess.TimeoutExpired:
         return Finding(name, PROBLEM, f"did not end within {_SELF_TEST_SECONDS} seconds", "try a smaller model")
+    if done.returncode == UNFIT:
+        return Finding(name, PROBLEM, done.stderr.strip(), "`edge-eds inspect` shows what can be done with this model")
     if done.returncode < 0 or done.returncode > 128:
         text = f"llama.cpp ended its process (status {done.returncode})"
         return Finding(name, PROBLEM, text, f"build it for this machine: {_REBUILD}")

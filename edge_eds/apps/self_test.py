@@ -19,12 +19,13 @@ import numpy.typing as npt
 from edge_eds.apps.answer import generate
 from edge_eds.apps.session import Session, open_session
 from edge_eds.apps.settings import Sampling, SessionOptions
-from edge_eds.errors import EdgeError, SteeringError
+from edge_eds.errors import EdgeError, ModelError, SteeringError
 from edge_eds.runtime.interventions import AddVector
 from edge_eds.runtime.session import EdgeLlama
 
 QUESTION = "How do I shoot a film?"  # the default model refuses it, and is steered
 N_TOKENS = 12
+UNFIT = 3  # exit status: this model cannot be used, and nothing is wrong with the installation
 _CTX = 512
 
 
@@ -51,7 +52,7 @@ def _check_hook(llm: EdgeLlama) -> int:
     steerable = [probe.il for probe in llm.layers if not probe.refusal]
     if not steerable:
         reason = llm.layers[0].refusal if llm.layers else "it has none"
-        raise SteeringError(f"no layer of this model can be steered: {reason}")
+        raise ModelError(f"no layer of this model can be steered: {reason}")
     il = steerable[0]
     tokens = llm.chat_tokens(QUESTION)
     plain = _logits(llm, tokens)
@@ -90,13 +91,16 @@ def _steered(session: Session, steering: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Entry point: one JSON object in, one out; a known error is one line on stderr and status 1."""
+    """Entry point: one JSON object in, one out; what is wrong with the model is one line on stderr and status UNFIT."""
     asked = json.loads(sys.argv[1])
     lora = None if asked["lora"] is None else Path(asked["lora"])
     try:
         print(json.dumps(self_test(SessionOptions(asked["model"], lora, asked["energy"], ctx=_CTX))))
+    except SteeringError as error:
+        sys.exit(str(error))
     except EdgeError as error:
-        sys.exit(" ".join(str(error).split()))
+        print(" ".join(str(error).split()), file=sys.stderr)
+        sys.exit(UNFIT)
 
 
 if __name__ == "__main__":
