@@ -3,7 +3,7 @@
 #   make test    install what the tests need, and run the fast tests
 #   make lint    linters, type checker and the native core's own tests
 #   make docs    the documentation as a site in build/site; warnings are errors
-#   make bench   what steering costs now beside the last committed result, as ratios to plain llama.cpp (6 minutes)
+#   make bench   what steering costs now beside the last committed result, as ratios to plain llama.cpp (2 minutes)
 #   make counts  instructions of the native core's hot path beside the last committed ones (needs valgrind)
 # Everything lives in .venv and build/. A second call installs nothing.
 #   make chat ARGS="--compare"    make test PYTHON=python3.12    make test ARGS="-k cli"
@@ -64,7 +64,7 @@ counts:
 
 # ARGS="--out docs/speed.json" keeps the result, to be committed with the change that explains it
 bench: $(CHAT_STAMP)
-	@$(BIN)/edge-eds bench --shape llama-1b --threads 1 --cpu-time -p 64 -n 16 --variants $(BENCHED) \
+	@$(BIN)/edge-eds bench --shape smollm2 --threads 1 --cpu-time -p 64 -n 16 -r 9 --variants $(BENCHED) \
 		--against docs/speed.json $(ARGS)
 
 clean:
