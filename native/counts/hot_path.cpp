@@ -3,6 +3,7 @@
 //   hot_path SCENARIO             one decode, for an instruction counter (counts.py)
 //   hot_path SCENARIO --time      microseconds of one decode: median of many (fastest to slowest), with the caches
 //                                 filled by other data before each layer, as the model's own weights do
+//   hot_path SCENARIO --time --float32    the same with the weights of large nets not in 8 bits
 //   hot_path --list               the scenarios
 //   hot_path --compiler           what it was compiled with
 // EDGE_EDS_KERNELS chooses the kernels (plain, avx2, ...); by default the best that this machine has.
@@ -84,13 +85,15 @@ static const scenario scenarios[] = {
     {"paper-8b-4-answers", 32, 4096, 4, 4, 15, scenario::MERGED, 0, published, 3},
 };
 
-static std::shared_ptr<layer_energy> make_energy(const scenario & s, uint64_t seed, int head) {
+static std::shared_ptr<layer_energy> make_energy(const scenario & s, uint64_t seed, int head, bool float32) {
     random_source random(seed);
     std::shared_ptr<const subspace> space = s.rank > 0 ? random_subspace(random, s.n_embd, s.rank) : nullptr;
     std::vector<int64_t> widths           = {s.rank > 0 ? s.rank : s.n_embd};
     widths.insert(widths.end(), s.hidden.begin(), s.hidden.end());
     std::unique_ptr<energy_net> nets[n_heads];
-    nets[head] = random_net(random, widths, s.rank == 0);
+    const std::vector<hidden_block> blocks = random_blocks(random, widths, s.rank == 0);
+    nets[head] = std::make_unique<energy_net>(blocks, random.values(widths.back()), random.next(),
+                                              float32 ? std::optional<bool>(false) : std::nullopt);
     return std::make_shared<layer_energy>(s.n_embd, space, std::move(nets));
 }
 
@@ -109,7 +112,8 @@ static void add_gate(program & p, const scenario & s) {
 }
 
 // `distinct`: every layer has weights of its own, as in earnest; counting needs them only once.
-static program make_program(const scenario & s, bool distinct, std::vector<std::vector<float>> & buffers) {
+static program make_program(const scenario & s, bool distinct, bool float32,
+                            std::vector<std::vector<float>> & buffers) {
     const bool gated    = s.what == scenario::GATED || s.what == scenario::WAITING;
     const bool captures = s.what == scenario::CAPTURE_LAST || s.what == scenario::CAPTURE_ALL;
     float none[n_heads]; // no threshold and no target: every step is taken
@@ -135,7 +139,7 @@ static program make_program(const scenario & s, bool distinct, std::vector<std::
             continue;
         }
         if (!energy || distinct) {
-            energy = make_energy(s, 7 + (uint64_t) i, gated ? HEAD_FR : HEAD_MERGED);
+            energy = make_energy(s, 7 + (uint64_t) i, gated ? HEAD_FR : HEAD_MERGED, float32);
         }
         p.energy_descent(il, energy, none, none);
     }
@@ -180,7 +184,7 @@ static double decode(hook & h, std::vector<std::vector<ggml_tensor>> & graph, co
     return seconds;
 }
 
-static int run(const scenario & s, bool timed) {
+static int run(const scenario & s, bool timed, bool float32) {
     ggml_api api;
     api.get_name      = get_name;
     api.nelements     = nelements;
@@ -195,7 +199,7 @@ static int run(const scenario & s, bool timed) {
     hook h(api, s.n_layer, s.n_embd);
     h.set_slots(s.n_answers);
     if (s.what != scenario::NOTHING) {
-        const program p = make_program(s, timed, buffers);
+        const program p = make_program(s, timed, float32, buffers);
         h.set_program(&p);
     }
 
@@ -240,12 +244,15 @@ static int run(const scenario & s, bool timed) {
 }
 
 int main(int argc, char ** argv) {
-    bool timed = false;
+    bool timed   = false;
+    bool float32 = false;
     std::string wanted;
     for (int i = 1; i < argc; ++i) {
         const std::string word = argv[i];
         if (word == "--time") {
             timed = true;
+        } else if (word == "--float32") {
+            float32 = true;
         } else if (word == "--list") {
             for (const scenario & s : scenarios) {
                 std::printf("%s\n", s.name);
@@ -264,9 +271,9 @@ int main(int argc, char ** argv) {
     }
     for (const scenario & s : scenarios) {
         if (wanted == s.name) {
-            return run(s, timed);
+            return run(s, timed, float32);
         }
     }
-    std::fprintf(stderr, "usage: hot_path SCENARIO [--time]; hot_path --list; hot_path --compiler\n");
+    std::fprintf(stderr, "usage: hot_path SCENARIO [--time] [--float32]; hot_path --list; hot_path --compiler\n");
     return 2;
 }
