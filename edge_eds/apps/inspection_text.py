@@ -27,6 +27,7 @@ def _fact(name: str, text: str, style: str = PLAIN) -> Line:
 def _model(model: dict[str, Any]) -> Iterator[Line]:
     shape, fingerprint = model["shape"], model["fingerprint"]
     yield model["name"], HEADING
+    yield _fact("file", model["path"])
     title = [str(model[key]) for key in ("title", "license") if model[key]]
     if title:
         yield _fact("is", ", ".join(title))
