@@ -12,6 +12,7 @@ What is done with a block follows from the word behind its fence:
              echo        gives its words to the next command of a pipe
              pip, make   never run: the extras and targets that they name have to exist
              python      never run: the script that it names has to exist
+             cmake, ctest  never run: the folder that is built has to exist
     none     text, which may not look like a command
 
 The default model, model.gguf and the server are a small random model whose answers are short: what is tested is that
@@ -27,6 +28,7 @@ import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +207,9 @@ def check_named(block: Block, program: str, args: list[str]) -> None:
     elif program == "python":
         script = Path(args[0])
         assert (ROOT / script).is_file(), f"{block.place}: there is no {script}"
+    elif program in ("cmake", "ctest"):
+        folders = [folder for option, folder in pairwise(args) if option == "-S"]
+        assert all((ROOT / folder / "CMakeLists.txt").is_file() for folder in folders), f"{block.place}: {folders}"
     else:
         raise AssertionError(f"{block.place}: no rule for `{program}`; give it one in tests/doc_blocks.py")
 
