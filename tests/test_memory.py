@@ -6,8 +6,10 @@ import re
 
 import pytest
 from llama_cpp import Llama
+from llama_cpp import llama_cpp as llama_api
 from runtime_examples import N_LAYER, TinyModel
 
+from edge_eds.apps.llama_log import llama_log
 from edge_eds.energy.gguf_header import read_gguf_header
 from edge_eds.runtime import memory
 from edge_eds.runtime.batch import BatchRunner
@@ -16,12 +18,16 @@ from edge_eds.runtime.memory import batch_memory, free_memory
 
 
 @pytest.mark.parametrize("arch", ["llama", "qwen3", "phi3"])
-def test_the_cache_is_as_large_as_llama_cpp_makes_it(
-    tiny: TinyModel, arch: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_cache_is_as_large_as_llama_cpp_makes_it(tiny: TinyModel, arch: str) -> None:
     path = tiny(arch, n_layer=N_LAYER)
-    Llama(str(path), n_ctx=1024, n_threads=1, verbose=True).close()
-    (found,) = re.findall(r"KV buffer size = +([0-9.]+) MiB", capfd.readouterr().err)
+    said: list[str] = []
+    listen = llama_api.llama_log_callback(lambda _, text, __: said.append(text.decode()))
+    llama_api.llama_log_set(listen, None)
+    try:
+        Llama(str(path), n_ctx=1024, n_threads=1, verbose=True).close()
+    finally:
+        llama_log().install()  # llama.cpp keeps the address
+    (found,) = re.findall(r"KV buffer size = +([0-9.]+) MiB", "".join(said))
     cache = batch_memory(read_gguf_header(path), 512, 1).cache  # one answer, and what all begin with
     assert cache / 2**20 == pytest.approx(float(found), abs=0.01)
 

@@ -18,6 +18,7 @@ from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.fingerprint import ModelFingerprint
 from edge_eds.energy.network import EnergyModel, HeadWeights, HiddenLayer, LayerEnergy, Subspace
 from edge_eds.energy.settings import GateSpec, SteeringSpec
+from edge_eds.runtime.trace import GATE_HEADS
 
 _OPEN = 1e6  # a bound that every score is below
 
@@ -27,8 +28,9 @@ class EnergyForm:
     """The size of energies and how they are used.
 
     n_layers: steered layers. rank: directions of a layer's subspace; 0 means none: the net takes the whole state.
-    widths: of the hidden blocks; layer_norm: in each of them. n_gate: layers that the gate reads; 0 means no gate.
-    n_tokens: steered tokens from the prompt's end on; 0 means all. step_size: relative to |h| with a subspace.
+    widths: of the hidden blocks; layer_norm: in each of them. n_gate: layers that the gate reads, at the prompt's end
+    and over the message; 0 means no gate. n_tokens: steered tokens from the prompt's end on; 0 means all. step_size:
+    relative to |h| with a subspace.
     """
 
     n_layers: int
@@ -43,10 +45,10 @@ class EnergyForm:
 
 # As the energy file of the default model has it; a test compares the two.
 DEFAULT = EnergyForm(
-    n_layers=3, steps=3, rank=32, widths=(64,), layer_norm=False, n_gate=4, n_tokens=1, step_size=0.04
+    n_layers=1, steps=4, rank=32, widths=(64,), layer_norm=False, n_gate=15, n_tokens=2, step_size=0.0848
 )
-# The same nets where the paper steers: 15 layers, every token.
-FIFTEEN = replace(DEFAULT, n_layers=15, n_tokens=0)
+# The same nets where the paper steers: 15 layers, 3 steps, every token.
+FIFTEEN = replace(DEFAULT, n_layers=15, steps=3, n_gate=4, n_tokens=0, step_size=0.04)
 # As published for Llama-3.1-8B: eta 0.1, 15 layers, 3 steps.
 PAPER = EnergyForm(
     n_layers=15, steps=3, rank=0, widths=(2048, 1024, 1024, 512), layer_norm=True, n_gate=0, n_tokens=0, step_size=0.1
@@ -71,12 +73,13 @@ def random_energies(fingerprint: ModelFingerprint, form: EnergyForm, steerable: 
         energies[il] = LayerEnergy(il, _subspace(rng, n_embd, form.rank) if form.rank else None, nets)
     for il in gate_layers:
         steered = energies.get(il)
-        # A gate reads one direction, with a subspace of its own; where the layer is steered it shares the steering's.
-        space = _subspace(rng, n_embd, 1) if steered is None else steered.subspace
+        # A gate reads a plane, with a subspace of its own; where the layer is steered it shares the steering's.
+        space = _subspace(rng, n_embd, 2) if steered is None else steered.subspace
         assert space is not None
-        harm = HeadWeights((), _normal(rng, space.rank), 0.0)
-        energies[il] = LayerEnergy(il, space, {"harm": harm, **(steered.heads if steered else {})})
-    gate = GateSpec(0.0, dict.fromkeys(gate_layers, 1e-3), _OPEN, 2 * _OPEN) if gate_layers else None
+        harm = {head: HeadWeights((), _normal(rng, space.rank), 0.0) for head in GATE_HEADS}
+        energies[il] = LayerEnergy(il, space, {**harm, **(steered.heads if steered else {})})
+    weights = dict.fromkeys(gate_layers, 1e-3)
+    gate = GateSpec(0.0, weights, _OPEN, 2 * _OPEN, weights) if gate_layers else None
     spec = SteeringSpec(
         gate=gate,
         layers=layers,
