@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from edge_eds.errors import SettingsError
 from edge_eds.pipeline.bench.contexts import BenchLlama
 
-WARM_TOKENS = 16  # that stand before those that are timed one by one
+WARM_TOKENS = 4  # that stand before those that are timed one by one
 Kind = Literal["pp", "tg"]
 
 

@@ -52,8 +52,8 @@ class GrowthSettings:
     ranks: tuple[int, ...] = (8, 16, 32, 64, 128)
     widths: tuple[int, ...] = (512, 1024, 2048, 4096)
     batches: tuple[int, ...] = (1, 2, 4, 8, 16)
-    prompts: tuple[int, ...] = (16, 64, 256)
-    n_decodes: int = 32
+    prompts: tuple[int, ...] = (16, 64, 128)
+    n_decodes: int = 8
     ffn_weights: int = 2**22
 
     def __post_init__(self) -> None:
