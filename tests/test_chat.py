@@ -588,11 +588,20 @@ class Pseudoterminal:
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self.shown = ""
 
-    def wait_for(self, text: str, seconds: float = 60) -> str:
-        """What was shown up to and including `text`."""
-        end = time.monotonic() + seconds
+    def wait_for(self, text: str, seconds: float = 60, pressing: str = "") -> str:
+        """What was shown up to and including `text`.
+
+        pressing: a key to press now, and again every few seconds: one that comes while the program sets its terminal
+        up for the next line is lost, as it is for a person.
+        """
+        begun = time.monotonic()
+        pressed = 0
         while text not in self.shown:
-            assert time.monotonic() < end, f"no {text!r} in {self.shown!r}"
+            passed = time.monotonic() - begun
+            assert passed < seconds, f"no {text!r} in {self.shown!r}"
+            if pressing and passed >= 5 * pressed:
+                self.enter(pressing)
+                pressed += 1
             if select.select([self.fd], [], [], 0.1)[0]:
                 try:
                     self.shown += os.read(self.fd, 4096).decode(errors="replace")
@@ -615,14 +624,12 @@ class Pseudoterminal:
 def test_a_chat_at_a_terminal(model: Path) -> None:
     terminal = Pseudoterminal("chat", model, "--ctx", 30_000, "--max-tokens", 25_000)
     assert "steered by tiny.energy.onnx" in terminal.wait_for("\n> ")
-    terminal.enter("\x03")
-    terminal.wait_for("Ctrl-D or /exit leaves.")
+    terminal.wait_for("Ctrl-D or /exit leaves.", pressing="\x03")
     terminal.wait_for("> ")
     terminal.enter("hello\n")
     terminal.wait_for("hello\r\n")
     time.sleep(0.3)
-    terminal.enter("\x03")
-    terminal.wait_for("stopped")
+    terminal.wait_for("stopped", pressing="\x03")
     terminal.wait_for("> ")
     terminal.enter("/help\n")
     terminal.wait_for("/exit")
