@@ -282,7 +282,7 @@ def synthetic_point(work: DecodeWork, seconds: float) -> Point:
     return Point(place, work, Median(seconds, 0.99 * seconds, 1.01 * seconds, 0.95), Median(1, 1, 1, 0.95), 1e-3)
 
 
-@pytest.mark.parametrize("prices", [(1e-5, 2e-6, 1e-10, 3e-10), (1e-5, 0, 0, 3e-10)], ids=["all", "some"])
+@pytest.mark.parametrize("prices", [(2e-4, 1e-5, 2e-6, 1e-10, 3e-10), (0, 1e-5, 0, 0, 3e-10)], ids=["all", "some"])
 def test_the_cost_model_finds_the_prices_that_costs_were_made_of(prices: tuple[float, ...]) -> None:
     rng = np.random.default_rng(1)
     works = []
@@ -294,7 +294,7 @@ def test_the_cost_model_finds_the_prices_that_costs_were_made_of(prices: tuple[f
     assert min(found.seconds) >= 0
     for work in works:
         assert found.extra(work) == pytest.approx(CostModel(prices).extra(work), rel=0.01)
-    assert found.seconds == pytest.approx(prices, rel=0.1, abs=1e-7)
+    assert found.seconds == pytest.approx(prices, rel=0.2, abs=1e-6)
 
 
 @pytest.fixture(scope="module")

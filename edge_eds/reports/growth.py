@@ -51,9 +51,10 @@ def formula(document: Document) -> str:
     """The model in one sentence."""
     cost, speed = document["cost_model"], document["plain_bytes_per_second"] / 1e9
     return (
-        f"Extra us of a decode = {cost['us_per_layer']:.3g} a steered layer + {cost['us_per_row']:.3g} a row and layer "
-        f"+ {cost['us_per_megabyte']:.3g} a megabyte of weights read + {cost['us_per_million_multiply_adds']:.3g} a "
-        f"million multiply-adds. Plain decodes read {speed:.3g} GB of weights a second."
+        f"Extra us of a decode = {cost['us_per_decode']:.3g} + {cost['us_per_layer']:.3g} a steered layer "
+        f"+ {cost['us_per_row']:.3g} a row and layer + {cost['us_per_megabyte']:.3g} a megabyte of weights read "
+        f"+ {cost['us_per_million_multiply_adds']:.3g} a million multiply-adds. "
+        f"Plain decodes read {speed:.3g} GB of weights a second."
     )
 
 

@@ -93,8 +93,8 @@ class DecodeWork:
 
     @property
     def terms(self) -> tuple[int, ...]:
-        """As the fit takes them."""
-        return self.layers, self.rows, self.n_bytes, self.multiply_adds
+        """As the fit takes them; the first is the decode itself, which the session prepares and traces."""
+        return 1, self.layers, self.rows, self.n_bytes, self.multiply_adds
 
 
 @dataclass(frozen=True)
@@ -162,10 +162,11 @@ class GrowthReport:
 
     def to_json(self) -> dict[str, Any]:
         """The document of `bench --growth --json`; times in microseconds."""
-        layer, row, byte, multiply_add = self.cost.seconds
+        decode, layer, row, byte, multiply_add = self.cost.seconds
         return {
             "growth": [self._point(point) for point in self.points],
             "cost_model": {
+                "us_per_decode": 1e6 * decode,
                 "us_per_layer": 1e6 * layer,
                 "us_per_row": 1e6 * row,
                 "us_per_megabyte": 1e12 * byte,
