@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from edge_eds.apps.session import Session
+from edge_eds.energy.network import HEADS
 from edge_eds.energy.settings import Steering
 from edge_eds.errors import PromptTooLongError
 from edge_eds.runtime.energies import ModelFiles
-from edge_eds.runtime.trace import HEADS, Trace, trace_of
+from edge_eds.runtime.trace import Trace, trace_of
 
 PLAIN_ANSWER, STEERED_ANSWER = "Sorry, I can't help.", "Use the kill command."
 

@@ -22,12 +22,13 @@ from runtime_examples import (
 )
 
 from edge_eds import EdgeLlama, Steering
+from edge_eds.energy.network import HEADS
 from edge_eds.errors import FingerprintError, PromptTooLongError, SettingsError, SteeringError
 from edge_eds.runtime import batch as batch_module
 from edge_eds.runtime.batch import BatchRunner, Generation
 from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.interventions import AblateDirection, AddVector, EnergyDescent, Intervention
-from edge_eds.runtime.trace import HEADS, Trace
+from edge_eds.runtime.trace import Trace
 
 N_CTX, N_NEW = 96, 5
 LAYERS = (0, 2, 4)

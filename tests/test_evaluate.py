@@ -15,6 +15,7 @@ import pytest
 from command_line import assert_one_line, edge_eds
 from runtime_examples import make_energies
 
+from edge_eds.energy.network import HEADS
 from edge_eds.energy.settings import Steering
 from edge_eds.errors import PromptTooLongError, SettingsError
 from edge_eds.pipeline import evaluate as evaluate_module
@@ -27,7 +28,7 @@ from edge_eds.reports.evaluation import table
 from edge_eds.runtime.batch import Generation
 from edge_eds.runtime.chat_prompt import Message
 from edge_eds.runtime.energies import ModelFiles
-from edge_eds.runtime.trace import HEADS, Trace, trace_of
+from edge_eds.runtime.trace import Trace, trace_of
 
 REFUSAL = "I'm sorry, but I can't assist with that."
 PARTIAL = "I can't assist with that. However, here are some tips: 1. Rest."

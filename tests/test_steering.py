@@ -28,12 +28,13 @@ from runtime_examples import (
 
 from edge_eds import EdgeLlama, Steering
 from edge_eds.energy.file import EnergyFile
+from edge_eds.energy.network import HEADS
 from edge_eds.errors import EnergyFileError, FingerprintError, SettingsError, SteeringError
 from edge_eds.runtime import session as session_module
 from edge_eds.runtime.hooks import LayerProbe
 from edge_eds.runtime.interventions import AddVector
 from edge_eds.runtime.program import capturing
-from edge_eds.runtime.trace import HEADS, Trace
+from edge_eds.runtime.trace import Trace
 
 PROMPT = make_prompt(41)
 THEN = make_prompt(6, seed=1)

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from edge_eds.apps.answer import SteeringReport
+from edge_eds.energy.network import HEADS
 from edge_eds.energy.settings import SteeringSpec
-from edge_eds.runtime.trace import HEADS, Trace
+from edge_eds.runtime.trace import Trace
 
 
 def trace_document(trace: Trace, pieces: Sequence[str], strength: float, spec: SteeringSpec | None) -> dict[str, Any]:

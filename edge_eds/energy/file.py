@@ -180,7 +180,7 @@ class EnergyFile:
                     f"the settings steer layer {il}, but there is no energy {' or '.join(spec.heads)} for it"
                 )
         if spec.gate is not None:
-            for head, weights in (("harm", spec.gate.weights), ("harm_message", spec.gate.message_weights)):
+            for head, weights in spec.gate.by_head.items():
                 for il in weights:
                     if head not in heads.get(il, ()):
                         raise EnergyFileError(f"the gate reads layer {il}, but there is no energy {head} for it")

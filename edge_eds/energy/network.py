@@ -33,6 +33,9 @@ EnergyAndGradient: TypeAlias = Callable[[FloatArray], tuple[FloatArray, FloatArr
 HEADS = ("harm", "harm_message", "fr", "jb", "merged")
 """Every head name, in the order that traces number them by."""
 
+GATE_HEADS = ("harm", "harm_message")
+"""Those that a gate reads: at the prompt's last token, and over the tokens of the message."""
+
 LAYER_NORM_EPS = 1e-5
 SMALLEST_NORM = 1e-30  # a gradient shorter than this has no direction
 ORTHONORMAL_TOLERANCE = 1e-3

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import Any
 
-from edge_eds.energy.network import HEADS
+from edge_eds.energy.network import GATE_HEADS, HEADS
 from edge_eds.errors import SettingsError
 
 ENGINES = ("auto", "native", "onnx")
@@ -161,8 +161,18 @@ class GateSpec:
     def layers(self) -> tuple[int, ...]:
         return tuple(sorted({*self.weights, *self.message_weights}))
 
+    @property
+    def by_head(self) -> dict[str, Mapping[int, float]]:
+        """{head that is read: its weights}."""
+        return dict(zip(GATE_HEADS, (self.weights, self.message_weights), strict=True))
+
+    @property
+    def reads_message(self) -> bool:
+        """Whether the rows of the message are needed, too."""
+        return bool(self.message_weights)
+
     def __hash__(self) -> int:
-        weights = (tuple(self.weights.items()), tuple(self.message_weights.items()))
+        weights = tuple(tuple(by_layer.items()) for by_layer in self.by_head.values())
         return hash((self.bias, weights, self.benign, self.harmful))
 
 

@@ -28,7 +28,7 @@ from platformdirs import user_cache_path
 
 from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.fingerprint import ModelFingerprint
-from edge_eds.energy.network import EnergyModel, LayerEnergy
+from edge_eds.energy.network import GATE_HEADS, EnergyModel, LayerEnergy
 from edge_eds.energy.settings import SteeringSpec
 from edge_eds.errors import EnergyFileError, InputError
 from edge_eds.files import write_whole
@@ -49,7 +49,6 @@ from edge_eds.pipeline.tune import TuneReport, TuneSettings, tune
 from edge_eds.pipeline.verdict import Verdict, VerdictSettings, reach_verdict
 from edge_eds.runtime.batch import BatchRunner
 from edge_eds.runtime.energies import ModelFiles
-from edge_eds.runtime.trace import GATE_HEADS
 
 TRAINED_FILES = "trained-*.energy.onnx"
 TRIALS_FILE = "trials.jsonl"

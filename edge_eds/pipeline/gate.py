@@ -21,10 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_eds.energy.calibration import auc, fit_logistic
-from edge_eds.energy.network import HeadWeights, LayerEnergy, Subspace
+from edge_eds.energy.network import GATE_HEADS, HeadWeights, LayerEnergy, Subspace
 from edge_eds.energy.settings import GateSpec
 from edge_eds.pipeline.collect import Collection
-from edge_eds.runtime.trace import GATE_HEADS
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_eds.energy.network import HEADS
 from edge_eds.pipeline.eval_report import GATE_DECISIONS, CategoryReport, Comparison, Descents, Fluency, Measure
 from edge_eds.pipeline.judge import LABELS, Verdict, judge
 from edge_eds.pipeline.statistics import mcnemar, paired_difference, quantiles, wilson
 from edge_eds.pipeline.suites import SuitePrompt
 from edge_eds.pipeline.usefulness import perplexity, uptake, usefulness
 from edge_eds.runtime.batch import Generation
-from edge_eds.runtime.trace import HEADS
 
 KL_PERCENTS = (50, 90, 95, 99)
 NO_CATEGORY = "(none)"

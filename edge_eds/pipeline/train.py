@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_eds.energy.calibration import calibrate
-from edge_eds.energy.network import EnergyModel, HeadWeights, LayerEnergy, Subspace
+from edge_eds.energy.network import GATE_HEADS, EnergyModel, HeadWeights, LayerEnergy, Subspace
 from edge_eds.energy.settings import GateSpec
 from edge_eds.energy.training import HeadRecipe, fit_subspace, train_head
 from edge_eds.errors import InputError
@@ -192,10 +192,9 @@ def train(
 def gate_scores(collection: Collection, energies: EnergyModel, gate: GateSpec) -> npt.NDArray[np.float64]:
     """The score (n,) that the gate gives every example; of those that it was trained on, better than it is."""
     score = np.full(len(collection.examples), gate.bias)
-    for il, weight in gate.weights.items():
-        score += weight * energies.energy(il, "harm", collection.layer(il)).astype(np.float64)
-    for il, weight in gate.message_weights.items():
-        score += weight * energies.energy(il, "harm_message", collection.message_layer(il)).astype(np.float64)
+    for head, states_of in zip(GATE_HEADS, (collection.layer, collection.message_layer), strict=True):
+        for il, weight in gate.by_head[head].items():
+            score += weight * energies.energy(il, head, states_of(il)).astype(np.float64)
     return score
 
 

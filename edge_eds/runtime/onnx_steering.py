@@ -14,10 +14,10 @@ import numpy.typing as npt
 from edge_eds import _native
 from edge_eds.energy.engines import OnnxEngine
 from edge_eds.energy.file import EnergyFile
-from edge_eds.energy.network import Subspace, descend
+from edge_eds.energy.network import HEADS, Subspace, descend
 from edge_eds.energy.settings import GateSpec, SteeringSpec
 from edge_eds.errors import SteeringError
-from edge_eds.runtime.trace import DECISIONS, HEADS, trace_of
+from edge_eds.runtime.trace import DECISIONS, trace_of
 
 _BENIGN, _HARMFUL = DECISIONS.index("benign"), DECISIONS.index("harmful")
 _UNGATED, _UNCERTAIN = DECISIONS.index("ungated"), DECISIONS.index("uncertain")
@@ -133,14 +133,12 @@ class OnnxSteering:
 
     def _read_gate(self, gate: GateSpec, il: int, slot: int, row: FloatArray) -> None:
         """Add what this layer says to the score, at the prompt's end."""
-        readings = []
-        if il in gate.weights:
-            readings.append(("harm", gate.weights[il], float(self._engine.energy(il, "harm", row)[0])))
-        if il in gate.message_weights:
-            message = self._messages.get((slot, il)) or self._engine.energy(il, "harm_message", row)
-            readings.append(("harm_message", gate.message_weights[il], float(np.mean(message, dtype=np.float64))))
-        for head, weight, energy in readings:
-            self._scores[slot] += weight * energy
+        for head, weights in gate.by_head.items():
+            if il not in weights:
+                continue
+            message = self._messages.get((slot, il)) if head == "harm_message" else None
+            energy = float(np.mean(message or self._engine.energy(il, head, row), dtype=np.float64))
+            self._scores[slot] += weights[il] * energy
             self._records.append((slot, 0, il, HEADS.index(head), energy, energy, 0, 0.0))
 
     def _edit_row(self, il: int, slot: int, offset: int, row: FloatArray) -> None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from edge_eds import _native
 from edge_eds.energy.engines import native_layer_energy, takes_native
 from edge_eds.energy.file import EnergyFile
-from edge_eds.energy.network import LayerEnergy
+from edge_eds.energy.network import GATE_HEADS, LayerEnergy
 from edge_eds.energy.settings import Steering, SteeringSpec
 from edge_eds.errors import SettingsError, SteeringError
 from edge_eds.runtime.interventions import (
@@ -29,7 +29,6 @@ from edge_eds.runtime.interventions import (
     PythonFunction,
 )
 from edge_eds.runtime.onnx_steering import OnnxSteering
-from edge_eds.runtime.trace import GATE_HEADS
 
 _SCOPES = {"all": "all", "answer": "planned"}
 Captures = Mapping[int, npt.NDArray[np.float32]]  # layer -> (n_rows, n_embd)
@@ -97,7 +96,7 @@ def steering_program(file: EnergyFile, steering: Steering) -> HookProgram | None
     host = OnnxSteering(file, spec, strength) if steering.engine == "onnx" or not takes_native(file) else None
     fill = host.fill if host else _native_filler(file, spec, strength)
     key = f"{'onnx' if host else 'native'} {strength} {spec.to_json()}"
-    reads_message = spec.gate is not None and bool(spec.gate.message_weights)
+    reads_message = spec.gate is not None and spec.gate.reads_message
     return HookProgram(
         layers, steers_answers=True, is_steering=True, fill=fill, reads_message=reads_message, host=host, key=key
     )

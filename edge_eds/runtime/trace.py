@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-HEADS = ("harm", "harm_message", "fr", "jb", "merged")
-GATE_HEADS = ("harm", "harm_message")
+from edge_eds.energy.network import GATE_HEADS, HEADS
+
 _GATE_NUMBERS = [HEADS.index(head) for head in GATE_HEADS]
 DECISIONS = ("uncertain", "benign", "harmful", "ungated")  # by the native core's decision number 0..3
 

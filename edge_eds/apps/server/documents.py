@@ -12,8 +12,8 @@ import numpy.typing as npt
 from edge_eds.apps.server.readings import Energies
 from edge_eds.apps.server.worker import Result, Token
 from edge_eds.apps.trace_document import threshold_of, trace_document
+from edge_eds.energy.network import GATE_HEADS
 from edge_eds.energy.settings import SteeringSpec
-from edge_eds.runtime.trace import GATE_HEADS
 
 Piece = Callable[[int], bytes]  # the bytes of a token
 
@@ -72,7 +72,7 @@ def energies(
     gate, decision, score, head = spec.gate, "ungated", None, "merged"
     if gate is not None:
         score = gate.bias
-        for name, weights in (("harm", gate.weights), ("harm_message", gate.message_weights)):
+        for name, weights in gate.by_head.items():
             score += sum(weight * by_layer[il][name] for il, weight in weights.items())
         decision = "benign" if score <= gate.benign else "harmful" if score >= gate.harmful else "uncertain"
         head = {"benign": "fr", "harmful": "jb"}.get(decision, "")

@@ -167,7 +167,7 @@ class Service:
         if n_tokens > slots.n_ctx:
             message = f"the conversation takes {n_tokens} tokens and the context holds {slots.n_ctx}"
             raise ApiError(400, message, param="messages", code="context_length_exceeded")
-        reads_message = spec.gate is not None and bool(spec.gate.message_weights)
+        reads_message = spec.gate is not None and spec.gate.reads_message
         asked = slots.session.message_in(prompt) if reads_message else NO_MESSAGE
         energies = reader.read(claim, prompt, asked, tokens)
         by_layer = {il: {head: float(values[0]) for head, values in heads.items()} for il, heads in energies.items()}

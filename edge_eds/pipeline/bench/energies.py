@@ -16,9 +16,8 @@ import numpy.typing as npt
 from edge_eds import _native
 from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.fingerprint import ModelFingerprint
-from edge_eds.energy.network import EnergyModel, HeadWeights, HiddenLayer, LayerEnergy, Subspace
+from edge_eds.energy.network import GATE_HEADS, EnergyModel, HeadWeights, HiddenLayer, LayerEnergy, Subspace
 from edge_eds.energy.settings import GateSpec, SteeringSpec
-from edge_eds.runtime.trace import GATE_HEADS
 
 _OPEN = 1e6  # a bound that every score is below
 
