@@ -25,7 +25,6 @@ from edge_eds.runtime.chat_prompt import Message
 from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.interventions import Intervention
 from edge_eds.runtime.memory import batch_memory
-from edge_eds.runtime.message import NO_MESSAGE
 from edge_eds.runtime.parallel import ParallelLlama, Rows
 from edge_eds.runtime.program import HookProgram, capturing, intervention_program, steering_program
 from edge_eds.runtime.scoring import answer_log_probs
@@ -318,6 +317,7 @@ class _Run:
         self.capture_layers, self.want_logits = capture_layers, want_logits
         self.llm, self.memory = runner._llm, runner._memory
         self.hook = self.llm._hook
+        self.messages: list[range] = []  # of all prompts
         self.prefix: list[int] = []
         self.active: dict[int, _Sequence] = {}  # sequence id = slot
 
@@ -325,14 +325,14 @@ class _Run:
     def prefix_shared(self, prompts: Sequence[list[int]]) -> Iterator[None]:
         """Decode what all prompts begin with, into a sequence of its own, under what is done to all rows."""
         llama_api.llama_memory_clear(self.memory, True)
+        self.messages = [self._message(prompt) for prompt in prompts]
         self.hook.set_program(self.program.native() if self.program else None)
         # A Python function may do something else to the same rows of the next prompt.
         repeatable = self.program is None or self.program.repeatable
         try:
             if self.runner._shares_prefix and repeatable and len(prompts) > 1:
-                self.prefix = _common_prefix(prompts)
-                messages = [message.start for message in map(self._message, prompts) if message]
-                self.prefix = self.prefix[: min(messages, default=None)]
+                first_read = min((message.start for message in self.messages if message), default=None)
+                self.prefix = _common_prefix(prompts)[:first_read]
             for start in range(0, len(self.prefix), _N_BATCH):
                 rows = Rows()
                 for position in range(start, min(start + _N_BATCH, len(self.prefix))):
@@ -345,8 +345,7 @@ class _Run:
 
     def _message(self, prompt: Sequence[int]) -> range:
         """The positions of the message, where they are read."""
-        is_read = bool(self.capture_layers) or (self.program is not None and self.program.reads_message)
-        return self.llm.message_in(prompt) if is_read else NO_MESSAGE
+        return self.llm.message_in(prompt) if self.capture_layers else self.llm.message_read(self.program, prompt)
 
     def all(
         self, prompts: Sequence[list[int]], on_done: Callable[[int, Generation], None] | None
@@ -374,7 +373,7 @@ class _Run:
         self.hook.reset_slot(slot)
         if self.program is not None and self.program.host is not None:
             self.program.host.reset_slot(slot)
-        return _Sequence(index, prompt, n_past=len(self.prefix), message=self._message(prompt))
+        return _Sequence(index, prompt, n_past=len(self.prefix), message=self.messages[index])
 
     def _step(self) -> None:
         """One decode: a new token for every answer that has begun, and as much of the new prompts as fits."""

@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from edge_eds.errors import SettingsError, SteeringError
 from edge_eds.runtime.hooks import armed
-from edge_eds.runtime.message import NO_MESSAGE
 from edge_eds.runtime.program import HookProgram, capturing
 
 if TYPE_CHECKING:
@@ -116,8 +115,7 @@ def _decoded(
 ) -> Iterator[CapturedPiece]:
     n_rows = min(llm.n_batch, len(tokens)) if positions == "all" else 1
     buffers = {il: np.empty((n_rows, llm.n_embd()), dtype=np.float32) for il in layers}
-    message = llm.message_in(tokens) if program is not None and program.reads_message else NO_MESSAGE
-    told = [*message, len(tokens) - 1]
+    told = [*llm.message_read(program, tokens), len(tokens) - 1]
     llm.reset()
     llm._ctx.kv_cache_clear()
     llm._forget_gate()

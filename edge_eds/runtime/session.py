@@ -387,13 +387,15 @@ class EdgeLlama(Llama):
         """Positions in a prompt of the message that the answer is to (message.py says what that is)."""
         return self._messages.find(prompt)
 
+    def message_read(self, program: HookProgram | None, prompt: Sequence[int]) -> range:
+        """The same where the program's gate reads it, and nothing elsewhere."""
+        return self.message_in(prompt) if program is not None and program.reads_message else NO_MESSAGE
+
     def _begin_answer(self, prompt: Sequence[int], n_decoded: int) -> None:
         """Expect an answer to this prompt, whose first n_decoded tokens will not be decoded again."""
         self._answer_start = len(prompt) - 1
-        self._message = NO_MESSAGE
-        if self._program is not None and self._program.reads_message:
-            message = self.message_in(prompt)
-            self._message = range(max(message.start, n_decoded), max(message.stop, n_decoded))
+        message = self.message_read(self._program, prompt)
+        self._message = range(max(message.start, n_decoded), max(message.stop, n_decoded))
         self._trace = Trace()
         self._forget_gate()
 
@@ -422,10 +424,10 @@ class EdgeLlama(Llama):
             self._note_rows(first, n_rows)
             return
         assert self._answer_start is not None
-        message = np.arange(max(self._message.start, first), min(self._message.stop, first + n_rows))
-        answer = np.arange(max(self._answer_start, first), first + n_rows)
-        rows = np.concatenate([message, answer]).astype(np.int32) - first
-        offsets = (first + rows - self._answer_start).astype(np.int32)
+        message = range(max(self._message.start, first), min(self._message.stop, first + n_rows))
+        answer = range(max(self._answer_start, first), first + n_rows)
+        positions = np.array([*message, *answer], dtype=np.int32)
+        rows, offsets = positions - first, positions - self._answer_start
         slots = np.full(len(rows), _SLOT, dtype=np.int32)
         with armed(self._hook, program, n_rows, rows, slots, offsets):
             yield
@@ -436,7 +438,7 @@ class EdgeLlama(Llama):
             self._note_rows(first, n_rows if written < 0 else written)
         if program.steers_answers and len(answer):
             source = program.host or self._hook
-            self._trace.rewind(int(answer[0]) - self._answer_start)  # a draft's rows that were taken back
+            self._trace.rewind(answer.start - self._answer_start)  # a draft's rows that were taken back
             self._trace.append(source.take_trace())
             self._trace.note_gate(*source.gate_state(_SLOT))
 

@@ -214,8 +214,7 @@ class Slots:
         self._check_prompt(task.prompt, n_new=1)
         program = self._program(task.strength)
         sampler = make_sampler(self._llm, task.sampling, self.n_ctx)
-        reads_message = program is not None and program.reads_message
-        message = self._llm.message_in(task.prompt) if reads_message else NO_MESSAGE
+        message = self._llm.message_read(program, task.prompt)
         again = task.prompt[: message.start + 1] if message else task.prompt  # the last of it is decoded in any case
         slot = self._take_slot(again, _PLAIN if program is None else program.key)
         answer = Answering(task, len(slot.rows), _slot=slot, _program=program, _message=message, _sampler=sampler)
