@@ -30,7 +30,9 @@ def command(
 
     require("torch", "train")
     from edge_eds.apps.making import Maker, MakingOptions
+    from edge_eds.pipeline.budget import parse_duration
 
     session = SessionOptions(model=model, lora=lora, threads=threads, ctx=ctx, chat_format=chat_format)
-    document = Maker(MakingOptions(session, tuple(prompts or ()), work, out, seed, budget, max_lost)).fit()
+    seconds = None if budget is None else parse_duration(budget)
+    document = Maker(MakingOptions(session, tuple(prompts or ()), work, out, seed, seconds, max_lost)).fit()
     finish(document, as_json, None)

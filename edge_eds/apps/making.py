@@ -19,7 +19,7 @@ from edge_eds.apps.settings import SessionOptions, check_seed
 from edge_eds.apps.terminal import Terminal
 from edge_eds.energy.fingerprint import ModelFingerprint
 from edge_eds.errors import ModelError, SettingsError, SteeringError
-from edge_eds.pipeline.budget import Budget, parse_duration
+from edge_eds.pipeline.budget import Budget
 from edge_eds.pipeline.collect import collect
 from edge_eds.pipeline.fit import (
     FitResult,
@@ -54,7 +54,7 @@ class MakingOptions:
     prompts: files of prompts; none means the built-in ones.
     work: None means a folder of the user's cache.
     out: where the energy file goes; None means beside the model.
-    budget: the time that fit may take, as parse_duration reads it; None lets it take what it needs.
+    budget: seconds that fit may take; None lets it take what it needs.
     max_lost: share of true refusals that steering may lose on the prompts it is tuned on; None is the safe default.
     """
 
@@ -63,15 +63,13 @@ class MakingOptions:
     work: Path | None = None
     out: Path | None = None
     seed: int | None = None
-    budget: str | None = None
+    budget: float | None = None
     max_lost: float | None = None
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
         if self.max_lost is not None and not 0 <= self.max_lost <= 1:
             raise SettingsError(f"--max-lost is {self.max_lost:g}, expected a share from 0 to 1, such as 0.02")
-        if self.budget is not None:
-            parse_duration(self.budget)
 
 
 class Maker:
@@ -88,7 +86,7 @@ class Maker:
         self.prompt_set = read_prompt_set(options.prompts) if options.prompts else builtin_prompts()
         self.fingerprint = ModelFingerprint.from_gguf(self.files.gguf, self.files.lora)
         # A fit within a budget collects a part of the prompts, and keeps apart from one that collects all.
-        within = "" if options.budget is None else f"{parse_duration(options.budget):.0f}s"
+        within = "" if options.budget is None else f"{options.budget:.0f}s"
         self.folder = options.work or work_folder(self.fingerprint, self.prompt_set, within)
         seed = options.seed or 0
         tune = TuneSettings(seed=seed)
@@ -157,7 +155,7 @@ class Maker:
 
     def fit(self) -> dict[str, Any]:
         """All stages, and the energy file; returns the document."""
-        budget = None if self.options.budget is None else Budget.start(parse_duration(self.options.budget))
+        budget = None if self.options.budget is None else Budget.start(self.options.budget)
         time = fit_time(self.files.gguf, self.options.session.threads) if budget is None else f"at most {budget}"
         self.terminal.remark(f"{self.files.name}: {time}; what is done is kept in {self.folder}")
         with self._runner() as runner, self._progress() as tell:

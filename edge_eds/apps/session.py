@@ -7,7 +7,6 @@ file, no chat template, no energies) is one clear line before the weights are lo
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,7 @@ from edge_eds.apps.settings import MIN_CTX, SessionOptions
 from edge_eds.energy.gguf_header import GgufHeader, read_gguf_header
 from edge_eds.energy.settings import Steering
 from edge_eds.errors import MissingEnergyError, ModelError, SteeringError
+from edge_eds.pipeline.bench.machine import n_cpus
 from edge_eds.runtime.energies import ModelFiles, chosen_energy_file
 from edge_eds.runtime.model_file import CHAT_TEMPLATE_KEY, check_chat_model
 from edge_eds.runtime.session import EdgeLlama
@@ -173,16 +173,10 @@ def find_energies(options: SessionOptions, files: ModelFiles) -> Path | None:
 
 def fit_time(gguf: Path, threads: int | None) -> str:
     """About how long `fit` takes for a model file on this machine, in words."""
-    seconds = _FIT_SECONDS * gguf.stat().st_size / _FIT_BYTES * _FIT_THREADS / (threads or _n_cpus())
+    seconds = _FIT_SECONDS * gguf.stat().st_size / _FIT_BYTES * _FIT_THREADS / (threads or n_cpus())
     if seconds < 90 * 60:
         return f"about {max(5 * round(seconds / 300), 5)} minutes"
     return f"about {round(seconds / 3600)} hours"
-
-
-def _n_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def default_ctx(header: GgufHeader) -> int:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from edge_eds.errors import SettingsError
-from edge_eds.pipeline.schedule_search import SearchSettings
 from edge_eds.pipeline.tune import TuneSettings
 from edge_eds.pipeline.verdict import VerdictSettings
 
@@ -33,7 +32,7 @@ class Budget:
 
     seconds: float
     clock: Callable[[], float] = time.monotonic
-    begun: float = field(default=0.0)
+    begun: float = 0.0
 
     @classmethod
     def start(cls, seconds: float, clock: Callable[[], float] = time.monotonic) -> Budget:
@@ -71,12 +70,10 @@ class Budget:
         per_trial = asked / _NEW_TOKENS * 2  # one token each, and the prompts once for each round
         per_finalist = len(search.tokens) * asked * search.max_new_tokens / _NEW_TOKENS
         rounds = int(_FIRST_TOKENS * answers / per_trial) // search.round_size
-        sizes = SearchSettings(
-            **{
-                **vars(search),
-                "first_trials": _between(rounds, 1, _MOST["first_trials"] // search.round_size) * search.round_size,
-                "finalists": _between(int(_FINALISTS * answers / per_finalist), 1, _MOST["finalists"]),
-            }
+        sizes = replace(
+            search,
+            first_trials=_between(rounds, 1, _MOST["first_trials"] // search.round_size) * search.round_size,
+            finalists=_between(int(_FINALISTS * answers / per_finalist), 1, _MOST["finalists"]),
         )
         per_bound = 2 * _HEADS * settings.max_new_tokens / _NEW_TOKENS  # right and wrong answers of both heads
         n_bound = _between(int(_BOUND * answers / per_bound), 60, 2000)
