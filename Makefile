@@ -16,6 +16,11 @@ ARGS ?=
 TORCH ?= torch==2.13.0
 PIP_ARGS ?=
 
+# Some virtual machines announce AMX and fault on its first instruction, in llama.cpp: it is compiled without.
+ifneq ($(shell grep -ow -m1 amx_tile /proc/cpuinfo 2>/dev/null),)
+export CMAKE_ARGS := -DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8 $(CMAKE_ARGS)
+endif
+
 VENV := .venv
 BIN := $(VENV)/bin
 COMMA := ,

@@ -150,6 +150,12 @@ def crash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", lambda call, **_: subprocess.CompletedProcess(call, -4, "", ""))
 
 
+def amx_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "_built_for", lambda: {"AMX_INT8"})
+    monkeypatch.setattr(diagnosis, "_cpu_features", lambda: {"amx_int8"})
+    crash(monkeypatch)
+
+
 def hang(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnosis, "_SELF_TEST_SECONDS", 0.001)
 
@@ -169,6 +175,7 @@ def dead_hook(monkeypatch: pytest.MonkeyPatch) -> None:
         (old_cpu, "instructions", ("this CPU lacks", "crash", "--no-binary llama-cpp-python")),
         (no_cache, "cache", ("cannot be written", "let this user write")),
         (crash, "self-test", ("status -4", "--no-binary llama-cpp-python")),
+        (amx_crash, "self-test", ("status -4", "-mno-amx-int8", "--no-binary llama-cpp-python")),
         (hang, "self-test", ("did not end", "smaller model")),
         (dead_hook, "self-test", ("left the answer as it was", "report")),
     ],

@@ -41,6 +41,7 @@ _CPU_FLAGS = {
 }  # fmt: skip
 _WORTH_A_BUILD = ("AVX2", "FMA", "AVX512", "DOTPROD", "MATMUL_INT8")
 _REBUILD = "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python"
+_WITHOUT_AMX = 'CMAKE_ARGS="-DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8"'
 
 
 @dataclass(frozen=True)
@@ -212,10 +213,7 @@ def _devices() -> list[tuple[str, str]]:
 
 def _instructions() -> Iterator[Finding]:
     """Whether llama.cpp was built for this CPU; nothing is said where the system does not tell what the CPU can do."""
-    from llama_cpp import llama_cpp as llama_api
-
-    features = _cpu_features()
-    built = set(_GGML_PROPERTY.findall(llama_api.llama_print_system_info().decode("utf-8", errors="replace")))
+    features, built = _cpu_features(), _built_for()
     if not features or not built & set(_CPU_FLAGS):
         return
     beyond = [name for name, flag in _CPU_FLAGS.items() if name in built and flag not in features]
@@ -230,6 +228,13 @@ def _instructions() -> Iterator[Finding]:
         yield Finding(name, REMARK, text, f"build it here: CMAKE_ARGS=-DGGML_NATIVE=ON {_REBUILD}", data)
     else:
         yield Finding(name, OK, f"llama.cpp uses {', '.join(data['built_for'])}", data=data)
+
+
+def _built_for() -> set[str]:
+    """llama.cpp's names of the instruction sets that this build of it uses."""
+    from llama_cpp import llama_cpp as llama_api
+
+    return set(_GGML_PROPERTY.findall(llama_api.llama_print_system_info().decode("utf-8", errors="replace")))
 
 
 # -- folders and models
@@ -315,7 +320,9 @@ def _self_test(options: SessionOptions) -> Finding:
         return Finding(name, PROBLEM, done.stderr.strip(), "`edge-eds inspect` shows what can be done with this model")
     if done.returncode < 0 or done.returncode > 128:
         text = f"llama.cpp ended its process (status {done.returncode})"
-        return Finding(name, PROBLEM, text, f"build it for this machine: {_REBUILD}")
+        # Some virtual machines announce AMX and fault on its first instruction.
+        without = f"{_WITHOUT_AMX} " if "AMX_INT8" in _built_for() else ""
+        return Finding(name, PROBLEM, text, f"build it for this machine: {without}{_REBUILD}")
     if done.returncode:
         last = (done.stderr.strip() or "no reason given").splitlines()[-1]
         return Finding(name, PROBLEM, last, "this is a defect: please report it with the output of `edge-eds doctor`")
