@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import json
 import signal
 import socket
@@ -102,6 +103,7 @@ def test_a_document_has_what_clients_rely_on(client: OpenAI) -> None:
 
 
 def test_a_stream_is_the_answer_in_pieces(client: OpenAI) -> None:
+    ask(client)  # now as much of the prompt is in the cache for both, and they are the same to the last bit
     whole = ask(client, extra_body={"eds": {"trace": True}})
     chunks = list(ask(client, stream=True, stream_options={"include_usage": True}, extra_body={"eds": {"trace": True}}))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == text(whole)
@@ -225,6 +227,28 @@ def test_a_tool_that_is_named_is_called(client: OpenAI) -> None:
     assert "".join(streamed) == call.function.arguments
     back: Any = [*HI, answer.choices[0].message, {"role": "tool", "tool_call_id": call.id, "content": "done"}]
     assert client.chat.completions.create(model=NAME, messages=back, tools=[tool], max_tokens=2).choices
+
+
+def test_a_call_that_comes_in_pieces_is_whole_when_they_are_joined(client: OpenAI) -> None:
+    """By the openai client's own helper, which joins every text that comes twice."""
+    parameters = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]}
+    tool: Any = {"type": "function", "function": {"name": "light", "parameters": parameters}}
+    wish: dict[str, Any] = {"model": NAME, "messages": HI, "tools": [tool], "tool_choice": "required"}
+    (whole,) = client.chat.completions.create(**wish, max_tokens=40).choices[0].message.tool_calls or ()
+    with client.chat.completions.stream(**wish, max_tokens=40) as stream:
+        message = stream.get_final_completion().choices[0].message
+    (call,) = message.tool_calls or ()
+    assert (call.type, call.function.name) == ("function", "light")
+    assert call.function.arguments == whole.function.arguments
+    assert call.id.count("light") == 1
+    assert message.function_call is None
+
+
+def test_a_call_that_is_cut_is_not_called_complete(client: OpenAI) -> None:
+    tool: Any = {"type": "function", "function": {"name": "light"}}
+    wish: dict[str, Any] = {"tools": [tool], "tool_choice": "required", "max_tokens": 1}
+    assert ask(client, **wish).choices[0].finish_reason == "length"
+    assert list(ask(client, **wish, stream=True))[-1].choices[0].finish_reason == "length"
 
 
 def test_content_may_come_in_parts_and_developers_may_speak(client: OpenAI) -> None:
@@ -520,11 +544,29 @@ print([name for name in ("torch", "optuna", "sklearn", "onnxruntime", "matplotli
 
 @pytest.mark.slow
 def test_langchain(client: OpenAI, server: Served) -> None:
-    langchain_openai = pytest.importorskip("langchain_openai")
-    chat = langchain_openai.ChatOpenAI(
-        base_url=f"{server.url}/v1", api_key="any", model=NAME, max_tokens=8, temperature=0, max_retries=0,
-        extra_body={"eds": {"strength": 0.5}},
-    )  # fmt: skip
-    expected = text(ask(client, extra_body={"eds": {"strength": 0.5}}))
-    assert chat.invoke("hi there").content == expected
-    assert "".join(chunk.content for chunk in chat.stream("hi there")) == expected
+    langchain_openai = pytest.importorskip("langchain_openai", reason="needs the package langchain-openai")
+
+    def chat(**settings: Any) -> Any:
+        return langchain_openai.ChatOpenAI(
+            base_url=f"{server.url}/v1", api_key="any", model=NAME, temperature=0, max_retries=0, **settings
+        )
+
+    extra = {"eds": {"strength": 0.5}}
+    steered = chat(max_tokens=8, extra_body=extra)
+    expected = text(ask(client, extra_body=extra))
+    assert steered.invoke("hi there").content == expected
+    chunks = list(steered.stream("hi there", stream_usage=True))
+    assert "".join(chunk.content for chunk in chunks) == expected
+    assert [chunk.usage_metadata["output_tokens"] for chunk in chunks if chunk.usage_metadata] == [8]
+    assert [answer.content for answer in steered.batch(["hi there"] * 3)] == [expected] * 3
+
+    schema = {"title": "light", "type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]}
+    for method in ("json_schema", "function_calling"):
+        assert chat(max_tokens=60).with_structured_output(schema, method=method).invoke("hi")["on"] in (True, False)
+    caller = chat(max_tokens=40).bind_tools([schema], tool_choice="light")
+    (whole,) = caller.invoke("hi").tool_calls
+    joined = functools.reduce(lambda a, b: a + b, caller.stream("hi"))
+    (call,) = joined.tool_calls
+    assert (call["name"], call["args"]) == (whole["name"], whole["args"])
+    with pytest.raises(openai.BadRequestError, match="strength"):
+        chat(extra_body={"eds": {"strength": 1e308}}).invoke("hi")

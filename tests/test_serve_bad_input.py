@@ -114,6 +114,7 @@ FIELDS: dict[str, tuple[dict[str, Any], str, str]] = {
     "top-logprobs": ({"top_logprobs": 2}, "invalid_value", "top_logprobs"),
     "top-logprobs-many": ({"logprobs": True, "top_logprobs": 21}, "invalid_value", "top_logprobs"),
     "bias-name": ({"logit_bias": {"x": 1}}, "invalid_value", "logit_bias"),
+    "bias-token": ({"logit_bias": {"99999999": 1}}, "invalid_value", "logit_bias"),
     "bias-size": ({"logit_bias": {"5": 101}}, "invalid_value", "logit_bias.5"),
     "model-kind": ({"model": 5}, "invalid_type", "model"),
     "format": ({"response_format": {"type": "xml"}}, "invalid_value", "response_format.type"),
@@ -140,6 +141,24 @@ def test_a_field_that_cannot_be_used(server: Served, fields: dict[str, Any], cod
     assert found == param or (found or "").startswith(param), answer.json()
     check(server, answer, 400, answer.json()["error"]["code"], found)
     assert answer.json()["error"]["code"] == code
+
+
+def test_an_error_says_what_was_expected_and_found_and_nothing_of_a_prompt(server: Served) -> None:
+    said: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"max_tokens": "5"}, "expected an integer, found a string"),
+        ({"max_tokens": -7}, "1, found -7"),
+        ({"stream": 1}, "expected true or false, found 1"),
+        ({"n": 3}, "expected 1, found 3"),
+        ({"messages": {"a": 1}}, "expected an array, found an object"),
+        ({"messages": "a word of mine"}, "expected an array, found a string"),
+        ({"messages": [{"role": "king"}]}, 'or \'tool\', found "king"'),
+    )
+    for fields, words in said:
+        message = server.http.post(CHAT, json=chat(**fields)).json()["error"]["message"]
+        assert message.endswith(words), message
+        assert "word of mine" not in message
+    server.last_lines(1, 'found "king"')
+    assert "word of mine" not in server.log
 
 
 def schema(**keywords: Any) -> dict[str, Any]:
@@ -195,14 +214,17 @@ OTHERS: dict[str, tuple[str, dict[str, Any], str, str | None]] = {
     "empty-prompt": (TEXT, {"prompt": []}, "invalid_value", "prompt"),
     "prompt-token": (TEXT, {"prompt": [10**6]}, "invalid_value", "prompt"),
     "prompt-token-negative": (TEXT, {"prompt": [-1]}, "invalid_value", "prompt"),
+    "prompt-long": (TEXT, {"prompt": "a b " * 9000}, "context_length_exceeded", "prompt"),
     "prompt-true": (TEXT, {"prompt": [True]}, "invalid_value", "prompt"),
     "echo": (TEXT, {"prompt": "a", "echo": True}, "invalid_value", "echo"),
+    "suffix": (TEXT, {"prompt": "a", "suffix": "b"}, "invalid_value", "suffix"),
     "best-of": (TEXT, {"prompt": "a", "best_of": 3}, "invalid_value", "best_of"),
     "messages": (TEXT, {"prompt": "a", "messages": HI}, "unknown_parameter", "messages"),
     "no-input": (EMBED, {}, "missing_required_parameter", "input"),
     "input-number": (EMBED, {"input": 5}, "invalid_value", "input"),
     "input-nothing": (EMBED, {"input": []}, "invalid_value", "input"),
     "inputs": (EMBED, {"input": ["a"] * 300}, "invalid_value", "input"),
+    "input-long": (EMBED, {"input": ["a", "a b " * 9000]}, "context_length_exceeded", "input"),
     "input-token": (EMBED, {"input": [10**6]}, "invalid_value", "input"),
     "input-token-negative": (EMBED, {"input": [-1]}, "invalid_value", "input"),
     "dimensions": (EMBED, {"input": "a", "dimensions": 5}, "invalid_value", "dimensions"),

@@ -117,6 +117,27 @@ def readings(pieces: Sequence[str], energies: Energies, spec: SteeringSpec) -> l
     ]
 
 
+def tool_call_message(message: dict[str, Any]) -> dict[str, Any]:
+    """A message of llama-cpp-python without the call in the form that came before tools, which nobody can ask for."""
+    return {name: value for name, value in message.items() if name != "function_call"}
+
+
+def tool_call_delta(delta: dict[str, Any], begun: set[int]) -> dict[str, Any]:
+    """What is new of a message, as clients take it that join every text: id, type and name of a call come once.
+
+    begun: the calls of this message that have been named; those of this delta are added.
+    """
+    told = {name: value for name, value in tool_call_message(delta).items() if value is not None}
+    if "tool_calls" in told:
+        calls = []
+        for call in told["tool_calls"]:
+            more = {"index": call["index"], "function": {"arguments": call["function"]["arguments"]}}
+            calls.append(more if call["index"] in begun else call)
+            begun.add(call["index"])
+        told["tool_calls"] = calls
+    return told
+
+
 def embedding(index: int, values: npt.NDArray[np.float32], as_base64: bool) -> dict[str, Any]:
     """One embedding, as numbers or as the base64 of little-endian float32."""
     encoded: Any = values.tolist()

@@ -58,6 +58,11 @@ def invalid(message: str, param: str | None, code: str = "invalid_value") -> Api
     return ApiError(400, message, param=param, code=code)
 
 
+def too_long(message: str, param: str) -> ApiError:
+    """More tokens than the context holds; param: the field that they came in."""
+    return invalid(message, param, code="context_length_exceeded")
+
+
 def too_busy(retry_after: int) -> ApiError:
     """The queue is full."""
     message = f"the server is busy and its queue is full; try again in {retry_after} s"
@@ -83,7 +88,7 @@ def as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, PromptTooLongError):
-        return ApiError(400, str(error), param="messages", code="context_length_exceeded")
+        return too_long(str(error), "messages")
     if isinstance(error, InputError):
         return invalid(str(error), None)
     if isinstance(error, EdgeError):

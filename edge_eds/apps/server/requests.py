@@ -7,6 +7,7 @@ for is left out in silence.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -21,6 +22,10 @@ IGNORED = frozenset({
 })  # fmt: skip
 MAX_STOP = 16
 MAX_INPUTS = 256  # texts of one request for embeddings
+_EXPECTED = {  # as JSON has it, and not Python
+    "int_type": "an integer", "float_type": "a number", "bool_type": "true or false", "string_type": "a string",
+    "list_type": "an array", "dict_type": "an object", "model_type": "an object",
+}  # fmt: skip
 _CODES = {"extra_forbidden": "unknown_parameter", "missing": "missing_required_parameter"}
 
 Request = TypeVar("Request", bound="Base")
@@ -43,7 +48,7 @@ def parse(kind: type[Request], body: bytes) -> Request:
     except ValueError as error:
         raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from error
     if not isinstance(document, dict):
-        raise ApiError(400, f"the body is a JSON {_json_kind(document)}, expected an object", code="invalid_json")
+        raise ApiError(400, f"the body is {_json_kind(document)}, expected an object", code="invalid_json")
     try:
         return kind.model_validate({key: value for key, value in document.items() if key not in IGNORED})
     except ValidationError as error:
@@ -58,12 +63,24 @@ def _first_problem(problem: ErrorDetails) -> ApiError:
     elif kind == "missing":
         message = f"Missing required parameter: '{param}'."
     else:
-        message = f"Invalid value for '{param}': {problem['msg'].removeprefix('Value error, ')}"
+        message = f"Invalid value for '{param}': {_expectation(problem)}"
     return invalid(message, param, _CODES.get(kind, "invalid_type" if kind.endswith("_type") else "invalid_value"))
 
 
+def _expectation(problem: ErrorDetails) -> str:
+    """What was expected, and what was found: of a text, which may be a prompt, its kind alone, unless it is a name."""
+    message, found = problem["msg"].removeprefix("Value error, "), problem["input"]
+    if not message.startswith("Input should be "):
+        return message
+    expected = _EXPECTED.get(problem["type"], message.removeprefix("Input should be "))
+    is_name = problem["type"] == "literal_error" and isinstance(found, str)
+    shown = json.dumps(found)[:40] if is_name or isinstance(found, int | float) else _json_kind(found)
+    return f"expected {expected.replace('None', 'null').replace('False', 'false')}, found {shown}"
+
+
 def _json_kind(value: object) -> str:
-    return {list: "array", str: "string", bool: "boolean", type(None): "null"}.get(type(value), "number")
+    kinds = {list: "an array", dict: "an object", str: "a string", bool: "a boolean", type(None): "null"}
+    return kinds.get(type(value), "a number")
 
 
 def _text(value: object) -> object:
@@ -240,7 +257,7 @@ class CompletionRequest(SamplingFields):
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
-    suffix: Literal[""] | None = None
+    suffix: str | None = Field(None, max_length=0)
 
 
 class EmbeddingRequest(Base):

@@ -18,7 +18,7 @@ from jinja2 import TemplateError
 from llama_cpp.llama_grammar import LlamaGrammar
 
 from edge_eds.apps.server import documents
-from edge_eds.apps.server.errors import ApiError, invalid
+from edge_eds.apps.server.errors import ApiError, invalid, too_long
 from edge_eds.apps.server.readings import Reader, answer_tokens
 from edge_eds.apps.server.requests import (
     ChatRequest,
@@ -36,7 +36,7 @@ from edge_eds.apps.server.stand_in import StandIn, Wish
 from edge_eds.apps.server.worker import Claim, Job, Worker
 from edge_eds.apps.settings import MAX_SEED
 from edge_eds.energy.settings import Steering, SteeringSpec
-from edge_eds.errors import ChatTemplateError, EdgeError, SettingsError
+from edge_eds.errors import ChatTemplateError, EdgeError, PromptTooLongError, SettingsError
 from edge_eds.runtime.chat_prompt import render_chat
 from edge_eds.runtime.message import NO_MESSAGE
 from edge_eds.runtime.sampling import TokenSampling
@@ -92,14 +92,17 @@ class Service:
         with _template_errors(lambda: stand_in.asked):
             answer = self._ask_handler(request, stand_in, wish)
             if not request.stream:
-                document: dict[str, Any] = answer
+                choice = answer["choices"][0]
+                choice["message"] = documents.tool_call_message(choice["message"])
                 if request.logprobs:
-                    document["choices"][0]["logprobs"] = self._chat_logprobs(stand_in)
-                return self._complete(document, request, stand_in)
+                    choice["logprobs"] = self._chat_logprobs(stand_in)
+                return self._complete(answer, request, stand_in)
+            begun: set[int] = set()
             for chunk in answer:
-                delta = chunk["choices"][0]["delta"]
-                if request.logprobs and ("content" in delta or delta.get("tool_calls")):
-                    chunk["choices"][0]["logprobs"] = self._chat_logprobs(stand_in)
+                choice = chunk["choices"][0]
+                choice["delta"] = documents.tool_call_delta(choice["delta"], begun)
+                if request.logprobs and ("content" in choice["delta"] or "tool_calls" in choice["delta"]):
+                    choice["logprobs"] = self._chat_logprobs(stand_in)
                 self._emit_chunk(chunk, request, stand_in, emit)
             self._emit_usage(chunk, request.stream_options, stand_in, emit)
         return None
@@ -114,7 +117,8 @@ class Service:
         stand_in = StandIn(self._worker, claim, wish, lambda: emit(None))
         arguments = {**wish.handler_arguments(), "logit_bias": self._logit_bias(request)}
         prompt = self._prompt_tokens(request.prompt)
-        answer = stand_in.create_completion(prompt, stream=bool(request.stream), **arguments)
+        with _too_long_is("prompt"):
+            answer = stand_in.create_completion(prompt, stream=bool(request.stream), **arguments)
         if not request.stream:
             if request.logprobs is not None:
                 answer["choices"][0]["logprobs"] = self._text_logprobs(stand_in, 0)
@@ -165,8 +169,9 @@ class Service:
         tokens, pieces = answer_tokens(slots, request.answer or "")
         n_tokens = len(prompt) + len(tokens)
         if n_tokens > slots.n_ctx:
-            message = f"the conversation takes {n_tokens} tokens and the context holds {slots.n_ctx}"
-            raise ApiError(400, message, param="messages", code="context_length_exceeded")
+            raise too_long(
+                f"the conversation takes {n_tokens} tokens and the context holds {slots.n_ctx}", "messages"
+            )
         reads_message = spec.gate is not None and spec.gate.reads_message
         asked = slots.session.message_in(prompt) if reads_message else NO_MESSAGE
         energies = reader.read(claim, prompt, asked, tokens)
@@ -186,7 +191,8 @@ class Service:
         found, n_tokens = [], 0
         for i, text in enumerate(request.input):
             tokens = self._prompt_tokens(text, param="input")
-            values = self._run(claim, lambda slots, tokens=tokens: slots.embed(tokens))  # type: ignore[misc]
+            with _too_long_is("input"):
+                values = self._run(claim, lambda slots, tokens=tokens: slots.embed(tokens))  # type: ignore[misc]
             found.append(documents.embedding(i, values, request.encoding_format == "base64"))
             n_tokens += len(tokens)
         counts = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
@@ -244,13 +250,14 @@ class Service:
         seed = self._settings.seed if request.seed is None else request.seed
         return random.randrange(MAX_SEED) if seed is None else seed
 
-    @staticmethod
-    def _logit_bias(request: SamplingFields) -> dict[int, float] | None:
+    def _logit_bias(self, request: SamplingFields) -> dict[int, float] | None:
         if not request.logit_bias:
             return None
+        n_vocab = self._worker.slots.session.n_vocab()
         for token in request.logit_bias:
-            if not (token.isascii() and token.isdigit() and len(token) < 10):
-                raise invalid(f"logit_bias names {token[:40]!r}, expected the number of a token", "logit_bias")
+            if not (token.isascii() and token.isdigit() and len(token) < 10 and int(token) < n_vocab):
+                named = f"logit_bias names {token[:40]!r}"
+                raise invalid(f"{named}, expected the number of a token, 0 to {n_vocab - 1}", "logit_bias")
         return {int(token): bias for token, bias in request.logit_bias.items()}
 
     def _prompt_tokens(self, prompt: str | list[int], param: str = "prompt") -> list[int]:
@@ -267,8 +274,7 @@ class Service:
         """Every message takes a token or more, so too many need not be looked at."""
         n_ctx = self._worker.slots.n_ctx
         if len(messages) >= n_ctx:
-            message = f"there are {len(messages)} messages and the context holds {n_ctx} tokens"
-            raise ApiError(400, message, param="messages", code="context_length_exceeded")
+            raise too_long(f"there are {len(messages)} messages and the context holds {n_ctx} tokens", "messages")
 
     def _ask_handler(self, request: ChatRequest, stand_in: StandIn, wish: Wish) -> Any:
         """What llama-cpp-python's chat handler makes of the request."""
@@ -332,13 +338,23 @@ class Service:
         return documents.text_logprobs(stand_in.take_tokens(), self._worker.slots.piece, offset)
 
     def _complete(self, document: dict[str, Any], request: SamplingFields, stand_in: StandIn) -> dict[str, Any]:
+        self._say_if_cut(document["choices"][0], stand_in)
         document["usage"] = documents.usage(stand_in.results)
         if request.eds.trace:
             document["eds"] = documents.steering(stand_in.results[-1], self._spec)
         return document
 
+    @staticmethod
+    def _say_if_cut(choice: dict[str, Any], stand_in: StandIn) -> None:
+        """Handlers call a tool call complete whose arguments were cut."""
+        if any(result.finish_reason == "length" for result in stand_in.results):
+            choice["finish_reason"] = "length"
+
     def _emit_chunk(self, chunk: dict[str, Any], request: SamplingFields, stand_in: StandIn, emit: Emit) -> None:
-        if request.eds.trace and chunk["choices"][0]["finish_reason"] is not None:
+        choice = chunk["choices"][0]
+        if choice["finish_reason"] is not None:
+            self._say_if_cut(choice, stand_in)
+        if request.eds.trace and choice["finish_reason"] is not None:
             chunk["eds"] = documents.steering(stand_in.results[-1], self._spec)
         if request.stream_options is not None and request.stream_options.include_usage:
             chunk["usage"] = None
@@ -349,6 +365,19 @@ class Service:
         if options is not None and options.include_usage:
             head = {name: last[name] for name in ("id", "object", "created", "model")}
             emit({**head, "choices": [], "usage": documents.usage(stand_in.results)})
+
+
+@contextmanager
+def _too_long_is(param: str) -> Iterator[None]:
+    """Name the field that a prompt which is too long came in.
+
+    Raises:
+        ApiError: 400, it is.
+    """
+    try:
+        yield
+    except PromptTooLongError as error:
+        raise too_long(str(error), param) from error
 
 
 @contextmanager
