@@ -143,6 +143,12 @@ class Browser:
 
         ActionChains(self.driver).move_to_element(self.find(css)[0]).perform()
 
+    def press(self, keys: str) -> None:
+        """Keys, on whatever has the focus."""
+        from selenium.webdriver import ActionChains
+
+        ActionChains(self.driver).send_keys(keys).perform()
+
     def set(self, field: str, value: float | str) -> None:
         """As if it was moved or typed."""
         events = "for (const kind of ['input', 'change']) f.dispatchEvent(new Event(kind, {bubbles: true}))"
@@ -205,6 +211,19 @@ def test_people_ask_compare_steer_stop_and_reload(browser: Browser, server: Serv
     assert browser.find(".strip .on")[0].get_dom_attribute("data-offset") == "0"
     browser.point_at("h1")
     assert not browser.find(".on") and "Point at one" in browser.text(".steered .readout")
+
+    # the same with the keys alone: on from one token to the next, at both ends no further, and back to where one was
+    browser.run("document.querySelector('.steered .strip').focus()")
+    told = []
+    for keys in ("\ue014", "\ue014", "\ue012\ue012\ue012", "\ue010\ue014"):  # right, right, left, End and right
+        browser.press(keys)
+        told.append(browser.text(".steered .readout"))
+        assert browser.find(".steered .strip")[0].get_dom_attribute("aria-valuetext") == told[-1]
+    assert "end of the prompt" in told[0] and told[0] == told[2] != told[1]
+    last = browser.find(".steered .token.on")[-1].get_property("textContent").strip()
+    assert f"“{last}”" in told[3] and browser.find(".steered .token")[-1].get_dom_attribute("class") == "token on"
+    browser.press("\ue004")  # Tab
+    assert not browser.find(".on")
 
     # move the slider: strength 0 is the plain answer
     browser.set("strength", 0)

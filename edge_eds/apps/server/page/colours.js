@@ -23,13 +23,17 @@ export function colouredText(text, tokens, most) {
   return [...parts, document.createTextNode(text.slice(from))];
 }
 
-/** A bar for each token, and a line that says more of the one that is pointed at. text: where its marks are. */
+/**
+ * A bar for each token, and a line that says more of the one that is pointed at, or gone to with the arrow keys.
+ * text: where its marks are.
+ */
 export function strip(tokens, head, most, text) {
   const excess = tokens.flatMap(({ before, after }) => [before, after]);
   const [top, bottom] = [Math.min(0, ...excess.map((one) => -one)), Math.max(0, ...excess.map((one) => -one))]
     .map((y, i) => (HEIGHT * y) / most + (i === 0 ? -2 : 2));
   const image = draw("svg", {
-    class: "strip", role: "img", "aria-label": inBrief(tokens), preserveAspectRatio: "none",
+    class: "strip", preserveAspectRatio: "none", "aria-label": inBrief(tokens),
+    role: "slider", tabindex: 0, "aria-valuemin": 0, "aria-valuemax": tokens.length - 1, // so the keys are told of
     viewBox: `0 ${top} ${tokens.length} ${bottom - top}`, height: bottom - top,
   }, ...tokens.flatMap((token, i) => [
     draw("rect", { x: i, width: 1, y: top, height: bottom - top, "data-offset": token.offset, class: "place" }),
@@ -40,16 +44,31 @@ export function strip(tokens, head, most, text) {
   const rest = `Energy of ${HEADS[head]} at each token: orange above the threshold, blue below. Point at one for more.`;
   const line = make("p", { className: "soft readout" }, rest);
   const element = make("div", { className: "along" }, image, line);
-  const point = (offset = null) => {
+  let at = -1; // the token that is pointed at
+  const point = (i) => {
+    at = i;
+    const offset = i < 0 ? null : String(tokens[i].offset);
     for (const other of [...image.children, ...text.children]) {
       other.classList.toggle("on", offset !== null && other.dataset.offset === offset);
     }
-    line.textContent = offset === null ? rest : described(tokens.find((token) => String(token.offset) === offset));
+    line.textContent = i < 0 ? rest : described(tokens[i]);
+    image.setAttribute("aria-valuenow", Math.max(i, 0));
+    image.setAttribute("aria-valuetext", line.textContent);
   };
+  point(-1);
   for (const place of [image, text]) {
-    place.onpointerover = place.onclick = ({ target }) => point(target.dataset.offset);
-    place.onpointerleave = () => point(); // after a touch a click follows, so that what was touched stays
+    place.onpointerover = place.onclick = ({ target }) =>
+      point(tokens.findIndex((token) => String(token.offset) === target.dataset.offset));
+    place.onpointerleave = () => point(-1); // after a touch a click follows, so that what was touched stays
   }
+  image.onkeydown = (event) => {
+    const last = tokens.length - 1;
+    const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last }[event.key];
+    if (to === undefined) return;
+    event.preventDefault(); // the page is not to scroll
+    point(Math.min(Math.max(to, 0), last));
+  };
+  image.onblur = () => point(-1);
   return element;
 }
 
