@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_eds.apps.server.errors import ApiError
 from edge_eds.apps.server.metrics import Metrics
-from edge_eds.apps.server.settings import ServerSettings
+from edge_eds.apps.server.settings import ServerSettings, is_origin
 
 PROBLEM = "edge_eds.problem"  # key of a scope: what was wrong with its request
 _OPEN_PATHS = ("/", "/health")  # need no key; and /static/
@@ -78,9 +78,8 @@ class Door:
     def _problem(self, path: str, headers: Headers) -> ApiError | None:
         origin, host = headers.get("origin"), headers.get("host", "")
         if origin is not None and not self._is_known(origin, host):
-            return ApiError(
-                403, f"pages of {origin} may not use this server; start it with --cors {origin}", code="origin_refused"
-            )
+            advice = f"; start it with --cors {origin}" if is_origin(origin) else ""
+            return ApiError(403, f"pages of {origin} may not use this server{advice}", code="origin_refused")
         key = self._settings.api_key
         if key is None:
             # A page on the network can make its own name point here; then the name gives it away.

@@ -14,6 +14,15 @@ from edge_eds.runtime.slots import MAX_PARALLEL
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
+def is_origin(text: str) -> bool:
+    """Whether it is an origin of web pages, as browsers send it. `null` is none: every page can send that."""
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # brackets that do not fit
+        return False
+    return bool(parts.scheme and parts.netloc) and not (parts.path or parts.query or parts.fragment)
+
+
 @dataclass(frozen=True)
 class ServerSettings:
     """What the options of `edge-eds serve` say.
@@ -52,8 +61,7 @@ class ServerSettings:
         if self.alias is not None and (not self.alias.strip() or ":" in self.alias):
             raise SettingsError(f"--alias is {self.alias!r}, expected a name without a colon")
         for origin in self.cors:
-            parts = urlsplit(origin)
-            if origin != "*" and (not parts.netloc or parts.path or parts.query):
+            if origin != "*" and not is_origin(origin):
                 raise SettingsError(f"--cors is {origin!r}, expected an origin such as https://example.org, or *")
 
     @property
