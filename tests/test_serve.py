@@ -421,6 +421,13 @@ def test_without_the_key_nothing_but_health_and_the_page(guarded: Served) -> Non
     assert "secret" not in guarded.log
 
 
+def test_a_server_of_the_network_without_a_key_says_so(tmp_path: Path, model: Path, server: Served) -> None:
+    """Also where the variable that was to hold the key is empty, which is as if it was not there."""
+    with served(tmp_path, model, "--host", "0.0.0.0", before="import os; os.environ['EDGE_EDS_API_KEY'] = ''") as open_:
+        assert "no --api-key" in open_.log
+    assert "--api-key" not in server.log
+
+
 def test_pages_of_other_origins_are_refused_unless_named(server: Served, guarded: Served) -> None:
     page, key = {"Origin": "https://page.example"}, {"Authorization": "Bearer secret"}
     for origin in ("https://page.example", "null", "http://[", "", f"https://{server.url.removeprefix('http://')}.x"):

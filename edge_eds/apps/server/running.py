@@ -116,6 +116,8 @@ def _run(listener: socket.socket, service: Service, worker: Worker, settings: Se
     server = _Server(config, desk, worker)
     with _log_to_stderr() as log, _port_file(listener, settings):
         log.info("%s is served at %s", service.name, _address(listener))
+        if settings.api_key is None and not settings.is_local:
+            log.warning("there is no --api-key: whoever reaches this address can use the model")
         # uvicorn raises a signal again when it is done, for whoever had its handler before.
         before = signal.signal(signal.SIGTERM, lambda number, frame: None)
         try:
