@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,20 @@ def test_a_terminal_gets_headings(tmp_path: Path) -> None:
 
     styles = {style for _, style in describe(document(steered_model(tmp_path)))}
     assert HEADING in styles and BAD not in styles
+
+
+def test_scores_are_read_by_people_whatever_their_form(tmp_path: Path) -> None:
+    gguf = tiny_gguf("llama", tmp_path / "tiny.gguf", n_layer=N_LAYER)
+    share = {"value": 0.1839, "low": 0.1161, "high": 0.2779}
+    scores = {
+        "auc": {"fr": {"2": 0.9621, "3": 1.0}, "gate": {"auc": 0.5}},
+        "verdict": {"everyday": {"n": 87, "plain": share}},
+        "lost": 0.25,
+        "remark": "by hand",
+        "nothing": {},
+    }
+    replace(make_energies(gguf), scores=scores).save(tmp_path / "tiny.energy.onnx")
+    shown = {line[2:15].strip(): line[16:] for line in text(gguf).splitlines() if line.startswith("  ")}
+    assert shown["auc"] == "fr: 2 0.962, 3 1.000; gate: auc 0.500"
+    assert shown["verdict"] == "everyday: n 87, plain 0.184 (0.116-0.278)"
+    assert (shown["lost"], shown["remark"], shown["nothing"]) == ("0.250", "by hand", "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -107,7 +106,7 @@ def _energy(energy: dict[str, Any]) -> Iterator[Line]:
         made.insert(0, f"prompt set {energy['prompt_set_hash'][:8]}")
     yield _fact("made from", ", ".join(made))
     for name, value in energy["scores"].items():
-        yield _fact(name, json.dumps(_rounded(value)))
+        yield _fact(name, _scores(value))
 
 
 def _first(n_tokens: int) -> str:
@@ -116,8 +115,16 @@ def _first(n_tokens: int) -> str:
     return "the prompt's end" if n_tokens == 1 else f"the prompt's end and {n_tokens - 1} more"
 
 
-def _rounded(value: Any) -> Any:
-    """Scores with three decimals."""
+def _scores(value: Any) -> str:
+    """What a file says of its making under one name, whatever its form; groups of scores stand apart."""
+    if isinstance(value, dict) and value and all(isinstance(group, dict) for group in value.values()):
+        return "; ".join(f"{name}: {_score(group)}" for name, group in value.items())
+    return _score(value)
+
+
+def _score(value: Any) -> str:
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return round(value, 3) if isinstance(value, float) else value
+        if value.keys() == {"value", "low", "high"}:
+            return f"{value['value']:.3f} ({value['low']:.3f}-{value['high']:.3f})"
+        return ", ".join(f"{name} {_score(item)}" for name, item in value.items())
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
