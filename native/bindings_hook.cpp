@@ -24,7 +24,8 @@ static ggml_api make_api(const nb::dict & addresses) {
 
 struct py_hook {
     hook core;
-    nb::object set; // the Program that core runs a copy of: it owns what the copy points to
+    nb::object set;         // the Program that core runs a copy of: it owns what the copy points to
+    nb::object trace_dtype; // numpy's, of a trace_record; made when it is first needed
 
     py_hook(const nb::dict & functions, int32_t n_layer, int64_t n_embd)
         : core(make_api(functions), n_layer, n_embd) {}
@@ -37,6 +38,14 @@ struct py_hook {
     nb::object take_trace() {
         const std::vector<trace_record> records = core.take_trace();
         nb::module_ numpy                       = nb::module_::import_("numpy");
+        if (!trace_dtype.is_valid()) {
+            trace_dtype = numpy.attr("dtype")(trace_fields());
+        }
+        const nb::bytes raw(records.data(), records.size() * sizeof(trace_record));
+        return numpy.attr("frombuffer")(raw, "dtype"_a = trace_dtype).attr("copy")();
+    }
+
+    static nb::list trace_fields() {
         nb::list fields;
         for (const char * name : {"slot", "offset", "layer", "head"}) {
             fields.append(nb::make_tuple(name, "i4"));
@@ -46,8 +55,7 @@ struct py_hook {
         }
         fields.append(nb::make_tuple("steps", "i4"));
         fields.append(nb::make_tuple("shift", "f4"));
-        const nb::bytes raw(records.data(), records.size() * sizeof(trace_record));
-        return numpy.attr("frombuffer")(raw, "dtype"_a = numpy.attr("dtype")(fields)).attr("copy")();
+        return fields;
     }
 };
 

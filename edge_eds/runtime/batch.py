@@ -382,11 +382,12 @@ class _Run:
         for slot, sequence in self.active.items():
             if sequence.answer:
                 outputs[slot] = rows.n
-                rows.tell(rows.n, slot, len(sequence.answer))
+                if self.program is not None and self.program.acts_at(len(sequence.answer)):
+                    rows.tell(rows.n, slot, len(sequence.answer))
                 self.llm.put(rows, sequence.answer[-1], sequence.n_past, slot, output=True)
                 sequence.n_past += 1
-        n_answer_rows = rows.n
-        ends: dict[int, int] = {}  # slot -> index among the answers' rows, for prompts that end in this decode
+        n_answer_rows = len(rows.listed)
+        ends: dict[int, int] = {}  # slot -> index among the answers' listed rows, for prompts that end in this decode
         for slot, sequence in self.active.items():
             if sequence.answer:
                 continue

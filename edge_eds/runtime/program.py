@@ -41,6 +41,7 @@ class HookProgram:
     layers: the layers that it reads or writes.
     steers_answers: some of it happens at the rows of an answer only, so what was written differs from row to
     row. is_steering: it is the energy steering of a session, not an intervention.
+    n_tokens: how many tokens of an answer it acts on, from the prompt's end on; 0 is all of them.
     reads_message: the rows of the message have to be planned, too (offsets below 0).
     host: the Python side of the onnx engine, or None.
     repeatable: the same rows are edited in the same way again; a Python function may do anything.
@@ -51,10 +52,15 @@ class HookProgram:
     steers_answers: bool
     is_steering: bool
     fill: Callable[[_native.Program], None]
+    n_tokens: int = 0
     reads_message: bool = False
     host: OnnxSteering | None = None
     repeatable: bool = True
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def acts_at(self, offset: int) -> bool:
+        """Whether it has to be told of the row that lies `offset` tokens after the prompt's end."""
+        return not self.n_tokens or offset < self.n_tokens
 
     def native(self) -> _native.Program:
         """The native program."""
@@ -98,7 +104,14 @@ def steering_program(file: EnergyFile, steering: Steering) -> HookProgram | None
     key = f"{'onnx' if host else 'native'} {strength} {spec.to_json()}"
     reads_message = spec.gate is not None and spec.gate.reads_message
     return HookProgram(
-        layers, steers_answers=True, is_steering=True, fill=fill, reads_message=reads_message, host=host, key=key
+        layers,
+        steers_answers=True,
+        is_steering=True,
+        fill=fill,
+        n_tokens=spec.n_tokens,
+        reads_message=reads_message,
+        host=host,
+        key=key,
     )
 
 

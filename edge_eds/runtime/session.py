@@ -425,7 +425,10 @@ class EdgeLlama(Llama):
             return
         assert self._answer_start is not None
         message = range(max(self._message.start, first), min(self._message.stop, first + n_rows))
-        answer = range(max(self._answer_start, first), first + n_rows)
+        acts_until = first + n_rows
+        if program.n_tokens:
+            acts_until = min(acts_until, self._answer_start + program.n_tokens)
+        answer = range(max(self._answer_start, first), acts_until)
         positions = np.array([*message, *answer], dtype=np.int32)
         rows, offsets = positions - first, positions - self._answer_start
         slots = np.full(len(rows), _SLOT, dtype=np.int32)

@@ -387,11 +387,7 @@ class Slots:
 
     def _steers(self, answer: Answering, offset: int) -> bool:
         """Whether the row of this answer, `offset` tokens after the prompt's end, needs the answer's program."""
-        if answer._program is None:
-            return False
-        assert self._llm.energy_file is not None
-        n_tokens = self._llm.energy_file.spec.n_tokens
-        return n_tokens == 0 or offset < n_tokens
+        return answer._program is not None and answer._program.acts_at(offset)
 
     def _needs_program(self, answer: Answering, n_rows: int) -> bool:
         """Whether one of the next n_rows of its prompt, or its next token, needs the answer's own program."""
