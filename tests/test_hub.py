@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import signal
+import struct
 import sys
 import time
 from collections import namedtuple
@@ -192,6 +193,28 @@ def test_a_download_that_was_killed_goes_on_where_it_was(hub: HubServer) -> None
     hub.pause = 0
     assert fetch_model(f"{NAME}:big").read_bytes() == BIG
     assert hub.fetched() == [0, 2 * CHUNK]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+def test_a_person_sees_a_bar_and_a_pipe_does_not(hub: HubServer, gguf: Path) -> None:
+    import fcntl
+    import pty
+    import termios
+
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    try:
+        with start("inspect", f"{NAME}:F32", stderr=follower) as program:
+            assert program.communicate(timeout=60)[0].startswith("tiny-F32.gguf")
+        shown = os.read(leader, 65536).decode()
+    finally:
+        os.close(follower)
+        os.close(leader)
+    assert "tiny-F32.gguf: 100%" in shown
+    hub.repositories[REPO] = Repository({"again-F32.gguf": gguf.read_bytes() + b"\0"}, commit="3" * 40)
+    with start("inspect", f"{NAME}:F32") as program:
+        told, said = program.communicate(timeout=60)
+    assert told.startswith("again-F32.gguf") and said == ""
 
 
 def test_what_arrives_damaged_is_not_kept(hub: HubServer, gguf: Path) -> None:
