@@ -244,6 +244,27 @@ def test_a_call_that_comes_in_pieces_is_whole_when_they_are_joined(client: OpenA
     assert message.function_call is None
 
 
+def test_a_format_that_chooses_among_tools_streams_what_it_answers(tmp_path: Path, model: Path) -> None:
+    """In one piece, since llama-cpp-python's handler cannot do it in several: a call, or a text."""
+    parameters = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]}
+    tool: Any = {"type": "function", "function": {"name": "light", "parameters": parameters}}
+    with (
+        served(tmp_path, model, "--chat-format", "chatml-function-calling") as server,
+        closing(OpenAI(base_url=f"{server.url}/v1", api_key="any", **PATIENT)) as client,
+    ):
+        for name, question in ((NAME, "hi there"), (f"{NAME}:plain", "000")):
+            messages: Any = [{"role": "user", "content": question}]
+            wish: dict[str, Any] = {"model": name, "messages": messages, "tools": [tool], "max_tokens": 40}
+            client.chat.completions.create(**wish)  # now as much of the prompt is in the cache for both
+            whole = client.chat.completions.create(**wish).choices[0]
+            with client.chat.completions.stream(**wish) as stream:
+                streamed = stream.get_final_completion().choices[0]
+            assert (streamed.finish_reason, streamed.message.content) == (whole.finish_reason, whole.message.content)
+            told = [[call.function.name for call in m.tool_calls or ()] for m in (streamed.message, whole.message)]
+            assert told[0] == told[1]
+        assert "Traceback" not in server.log
+
+
 def test_a_call_that_is_cut_is_not_called_complete(client: OpenAI) -> None:
     tool: Any = {"type": "function", "function": {"name": "light"}}
     wish: dict[str, Any] = {"tools": [tool], "tool_choice": "required", "max_tokens": 1}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -136,6 +136,18 @@ def tool_call_delta(delta: dict[str, Any], begun: set[int]) -> dict[str, Any]:
             begun.add(call["index"])
         told["tool_calls"] = calls
     return told
+
+
+def chunks_of(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """An answer that is complete, as the chunks of a stream: all of it at once, and how it ended."""
+    (choice,) = document["choices"]
+    delta = dict(choice["message"])
+    if delta.get("tool_calls"):
+        delta["tool_calls"] = [{"index": i, **call} for i, call in enumerate(delta["tool_calls"])]
+    head = {name: document[name] for name in ("id", "created", "model")}
+    for new, reason in ((delta, None), ({}, choice["finish_reason"])):
+        parts = {"index": 0, "delta": new, "logprobs": None, "finish_reason": reason}
+        yield {**head, "object": "chat.completion.chunk", "choices": [parts]}
 
 
 def embedding(index: int, values: npt.NDArray[np.float32], as_base64: bool) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from edge_eds.runtime.message import NO_MESSAGE
 from edge_eds.runtime.sampling import TokenSampling
 
 PLAIN = ":plain"  # NAME:plain is the model NAME without steering
+_WHOLE_CHOICE = "chatml-function-calling"  # the format that answers in one piece where it chooses among tools
 Emit = Callable[[dict[str, Any] | None], None]
 
 
@@ -283,14 +284,16 @@ class Service:
         grammar = self._grammar(request)
         if grammar is not None:
             arguments["grammar"] = LlamaGrammar.from_string(grammar, verbose=False)
-        handler = self._worker.slots.session.chat_handler_in_use()
-        return handler(
+        session, tools = self._worker.slots.session, self._tools(request)
+        is_whole = session.chat_format == _WHOLE_CHOICE and tools.get("tool_choice") == "auto"
+        answer = session.chat_handler_in_use()(
             llama=stand_in,
             messages=[message.document() for message in request.messages],
-            stream=bool(request.stream),
-            **self._tools(request),
+            stream=bool(request.stream) and not is_whole,
+            **tools,
             **arguments,
         )
+        return documents.chunks_of(answer) if request.stream and is_whole else answer
 
     @staticmethod
     def _grammar(request: ChatRequest) -> str | None:
