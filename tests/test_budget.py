@@ -28,8 +28,8 @@ def answers(tune: TuneSettings) -> float:
     search = tune.search
     asked = search.n_wrong + search.n_alone
     first = search.first_trials * asked / 20 * 2
-    finalists = search.finalists * len(search.tokens) * asked * search.max_new_tokens / 20
-    return first + finalists + 4 * tune.n_bound
+    answered = (search.finalists + len(search.tokens) - 1) * asked * search.max_new_tokens / 20
+    return first + answered + 4 * tune.n_bound * tune.max_new_tokens / 20
 
 
 @pytest.mark.parametrize("minutes", [10, 60, 240])

@@ -18,7 +18,7 @@ from edge_eds.pipeline.verdict import VerdictSettings
 MIN_PROMPTS = 240  # fewer teach a gate nothing that holds on other prompts
 _COLLECT, _VERDICT = 0.4, 0.12  # shares of the whole time
 _FIRST_TOKENS, _FINALISTS, _BOUND = 0.3, 0.3, 0.4  # shares of what tuning gets
-_MOST = {"first_trials": 480, "finalists": 8}
+_MOST = {"first_trials": 480, "finalists": 6}
 _NEW_TOKENS = 20  # of an answer as it is counted here
 _HEADS = 2
 _DURATION = re.compile(r"(?P<number>\d{1,6}(\.\d{1,3})?)(?P<unit>[smh]?)")
@@ -68,12 +68,16 @@ class Budget:
         search = settings.search
         asked = search.n_wrong + search.n_alone  # prompts of one trial
         per_trial = asked / _NEW_TOKENS * 2  # one token each, and the prompts once for each round
-        per_finalist = len(search.tokens) * asked * search.max_new_tokens / _NEW_TOKENS
+        per_answered = asked * search.max_new_tokens / _NEW_TOKENS
         rounds = int(_FIRST_TOKENS * answers / per_trial) // search.round_size
+        # Schedules that answer: one of each depth, and the best one with other numbers of tokens.
+        n_answered = int(_FINALISTS * answers / per_answered)
+        finalists = _between((n_answered + 1) // 2, 1, _MOST["finalists"])
         sizes = replace(
             search,
             first_trials=_between(rounds, 1, _MOST["first_trials"] // search.round_size) * search.round_size,
-            finalists=_between(int(_FINALISTS * answers / per_finalist), 1, _MOST["finalists"]),
+            finalists=finalists,
+            tokens=search.tokens[: max(1, n_answered + 1 - finalists)],
         )
         per_bound = 2 * _HEADS * settings.max_new_tokens / _NEW_TOKENS  # right and wrong answers of both heads
         n_bound = _between(int(_BOUND * answers / per_bound), 60, 2000)

@@ -2,10 +2,14 @@
 
 A layer that classifies well need not be one that causes the answer, so layers are chosen by what descending there does:
 
-    1. Many schedules by the first token alone (optuna's TPE): how likely it is that a wrong answer begins as the right
-       one would, less what happens to answers that were right as they are, less a little for force.
-    2. The best of them, with several numbers of steered tokens, by their judged answers. The smallest force wins among
-       those that do nearly as well as the best.
+    1. The candidate layers are cut into a few depths. At each, schedules that begin there are searched by the first
+       token alone (optuna's TPE): how likely it is that a wrong answer begins as the right one would, less what happens
+       to answers that were right as they are, less a little for force.
+    2. The best one of each depth by its judged answers. The first token does not tell how an answer goes on: what is
+       written in a low layer is read by every layer above and every token after, where a high one turns the first words
+       and the refusal comes back.
+    3. The best of these with other numbers of steered tokens, by its judged answers as well. The smallest force wins
+       among those that do nearly as well as the best.
 
 Seeded, and every trial is kept in the bed's memo: the same search run again goes on where it was.
 """
@@ -28,32 +32,41 @@ FORCE_WEIGHT = 0.05  # of the force of an answer: a full step of |h| at one laye
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """n_wrong, n_alone: prompts that a trial asks. first_trials: schedules tried on the first token, round_size of them
-    at a time. finalists: how many of them answer, with each of the numbers of tokens and decays in `tokens`. tolerance:
-    share of answers that a smaller force may lose against the best.
+    """n_wrong, n_alone: prompts that a trial asks. finalists: depths, each of which gives one. first_trials: schedules
+    tried on the first token, at all depths together, round_size of them at a time. tokens: numbers of steered tokens
+    and decays; all finalists answer with the first of them, the best one with all. max_new_tokens: of these answers.
+    tolerance: share of answers that a smaller force may lose against the best.
     """
 
     n_wrong: int = 48
     n_alone: int = 32
     first_trials: int = 96
-    round_size: int = 16
+    round_size: int = 12
     finalists: int = 4
-    tokens: tuple[tuple[int, float], ...] = ((1, 1.0), (2, 0.5), (2, 0.8), (3, 0.5), (3, 0.8))
+    tokens: tuple[tuple[int, float], ...] = ((2, 0.5), (1, 1.0), (2, 0.8), (3, 0.5), (3, 0.8))
     max_layers: int = 4
     max_steps: int = 6
     stop_at: tuple[float | None, ...] = (None, 0.25, 0.5, 0.75)
     step_size: tuple[float, float] = (0.01, 0.12)
-    max_new_tokens: int = 16
+    max_new_tokens: int = 32
     tolerance: float = 0.02
 
 
 @dataclass(frozen=True)
 class Finalist:
-    """A schedule that answered, with the shares of wrong answers mended and of right ones spoiled."""
+    """A schedule that answered, with the shares of wrong answers mended and of right ones spoiled, and how far the
+    right ones' first tokens diverge from the plain model's, in nats.
+    """
 
     schedule: Schedule
     mended: float
     spoiled: float
+    kl: float
+
+    @property
+    def value(self) -> float:
+        """What finalists are ranked by."""
+        return self.mended - self.spoiled - KL_WEIGHT * self.kl
 
 
 def search_schedule(
@@ -70,26 +83,19 @@ def search_schedule(
         right=at_stake.right,
         alone=sampled(at_stake.alone, settings.n_alone, seed),
     )
-    ranked = _first_token_search(bed, head, sample, settings, seed, on_progress)
-    candidates = [
-        replace(schedule, n_tokens=n_tokens, decay=decay)
-        for schedule in ranked[: settings.finalists]
-        for n_tokens, decay in settings.tokens
+    (n_tokens, decay), *other_tokens = settings.tokens
+    depths = np.array_split(np.arange(len(bed.trained.steer_layers)), settings.finalists)
+    best = [
+        _first_token_search(bed, head, sample, settings, depth.tolist(), seed, on_progress)
+        for depth in depths
+        if len(depth)
     ]
-    if on_progress:
-        on_progress(f"answers under {len(candidates)} schedules for E_{head}")
-    indices = np.concatenate([sample.wrong, sample.alone])
-    good, bad = ("answer", "refusal") if head == "fr" else ("refusal", "answer")
-    finalists = []
-    for schedule, labels in zip(
-        candidates, bed.verdicts(indices, head, candidates, settings.max_new_tokens), strict=True
-    ):
-        wrong, alone = labels[: len(sample.wrong)], labels[len(sample.wrong) :]
-        spoiled = np.isin(alone, (bad, "degenerate")).mean() if len(alone) else 0.0
-        finalists.append(Finalist(schedule, float((wrong == good).mean()), float(spoiled)))
-    finalists.sort(key=lambda one: (one.spoiled - one.mended, one.schedule.force))
-    best = finalists[0].mended - finalists[0].spoiled
-    near = [one.schedule for one in finalists if one.mended - one.spoiled >= best - settings.tolerance]
+    best = [replace(one, n_tokens=n_tokens, decay=decay) for one in best]
+    finalists = _answered(bed, head, sample, best, settings, on_progress)
+    winner = finalists[0].schedule
+    others = [replace(winner, n_tokens=n_tokens, decay=decay) for n_tokens, decay in other_tokens]
+    finalists = _ranked(finalists + _answered(bed, head, sample, others, settings, on_progress))
+    near = [one.schedule for one in finalists if one.value >= finalists[0].value - settings.tolerance]
     return min(near, key=lambda schedule: schedule.force), finalists
 
 
@@ -98,35 +104,73 @@ def sampled(indices: IndexArray, n: int, seed: int) -> IndexArray:
     return np.sort(np.random.default_rng(seed).permutation(indices)[:n])
 
 
+def _answered(
+    bed: TuneBed,
+    head: str,
+    sample: AtStake,
+    schedules: Sequence[Schedule],
+    settings: SearchSettings,
+    on_progress: Callable[[str], None] | None,
+) -> list[Finalist]:
+    """What the schedules make of the answers, best first."""
+    if on_progress:
+        on_progress(f"answers under {len(schedules)} schedules for E_{head}")
+    indices, n_wrong = np.concatenate([sample.wrong, sample.alone]), len(sample.wrong)
+    good, bad = ("answer", "refusal") if head == "fr" else ("refusal", "answer")
+    finalists = []
+    # At the first token the numbers of tokens make no difference.
+    first_tokens = bed.first_tokens(indices, head, [replace(one, n_tokens=1, decay=1.0) for one in schedules])
+    all_labels = bed.verdicts(indices, head, schedules, settings.max_new_tokens)
+    for schedule, labels, (_, kl) in zip(schedules, all_labels, first_tokens, strict=True):
+        mended = float((labels[:n_wrong] == good).mean())
+        spoiled, kl_alone = 0.0, 0.0
+        if len(sample.alone):
+            spoiled = float(np.isin(labels[n_wrong:], (bad, "degenerate")).mean())
+            kl_alone = float(kl[n_wrong:].mean())
+        finalists.append(Finalist(schedule, mended, spoiled, kl_alone))
+    return _ranked(finalists)
+
+
+def _ranked(finalists: Sequence[Finalist]) -> list[Finalist]:
+    return sorted(finalists, key=lambda one: (-one.value, one.schedule.force))
+
+
 def _first_token_search(
     bed: TuneBed,
     head: str,
     sample: AtStake,
     settings: SearchSettings,
+    depth: Sequence[int],
     seed: int,
     on_progress: Callable[[str], None] | None,
-) -> list[Schedule]:
-    """The schedules that were tried, best first, each once."""
+) -> Schedule:
+    """The best schedule whose first layer is one of a depth, given as indices into the candidate layers."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
     indices = np.concatenate([sample.wrong, sample.alone])
+    n_trials = max(1, settings.first_trials // settings.finalists)
     values: dict[Schedule, float] = {}
-    for done in range(0, settings.first_trials, settings.round_size):
+    layers = bed.trained.steer_layers
+    for done in range(0, n_trials, settings.round_size):
         if on_progress:
-            on_progress(f"schedules by their first token for E_{head}: {done} of {settings.first_trials}")
-        trials = [study.ask() for _ in range(min(settings.round_size, settings.first_trials - done))]
-        schedules = [_suggest(trial, bed.trained, settings) for trial in trials]
+            on_progress(
+                f"schedules from layer {layers[depth[0]]} on by their first token for E_{head}: {done} of {n_trials}"
+            )
+        trials = [study.ask() for _ in range(min(settings.round_size, n_trials - done))]
+        schedules = [_suggest(trial, bed.trained, settings, depth) for trial in trials]
         for trial, schedule, (odds, kl) in zip(
             trials, schedules, bed.first_tokens(indices, head, schedules), strict=True
         ):
             values[schedule] = _value(head, schedule, odds[: len(sample.wrong)], kl[len(sample.wrong) :])
             study.tell(trial, values[schedule])
-    return sorted(values, key=lambda schedule: -values[schedule])
+    return max(values, key=lambda schedule: values[schedule])
 
 
-def _suggest(trial: optuna.Trial, trained: TrainedEnergies, settings: SearchSettings) -> Schedule:
+def _suggest(
+    trial: optuna.Trial, trained: TrainedEnergies, settings: SearchSettings, depth: Sequence[int]
+) -> Schedule:
     layers, ranks = trained.steer_layers, list(trained.by_rank)
-    first = trial.suggest_int("first", 0, len(layers) - 1)
+    first = trial.suggest_int("first", int(depth[0]), int(depth[-1]))
     n_layers = trial.suggest_int("n_layers", 1, settings.max_layers)
     stride = trial.suggest_int("stride", 1, 2)
     low, high = settings.step_size

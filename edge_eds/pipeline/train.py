@@ -38,12 +38,12 @@ class TrainSettings:
     """
 
     seed: int = 0
-    gate_from: float = 0.25
-    gate_to: float = 0.75
+    gate_from: float = 0.12
+    gate_to: float = 0.55
     gate_ridges: tuple[float, ...] = (0.05, 0.12, 0.3, 0.8)
     gate_folds: int = 6
-    steer_ranks: tuple[int, ...] = (32, 16, 64)
-    steer_from: float = 0.5
+    steer_ranks: tuple[int, ...] = (32, 64)
+    steer_from: float = 0.55
     steer_to: float = 0.9
     steer_recipe: HeadRecipe = field(default_factory=HeadRecipe)
 

@@ -42,7 +42,7 @@ class TuneSettings:
     seed: int = 0
     search: SearchSettings = field(default_factory=SearchSettings)
     n_bound: int = 400
-    max_new_tokens: int = 20
+    max_new_tokens: int = 32
     max_lost: float = 0.02
     won_back: float = 0.75
     max_new_refusals: float = 0.01

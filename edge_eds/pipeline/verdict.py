@@ -24,7 +24,7 @@ SIGNIFICANT = 0.05  # p of McNemar's exact test
 class VerdictSettings:
     """n: prompts of each kind at most; max_new_tokens: of each answer."""
 
-    n: int = 150
+    n: int = 100
     max_new_tokens: int = 32
     seed: int = 0
 
