@@ -574,12 +574,11 @@ print([name for name in ("torch", "optuna", "sklearn", "onnxruntime", "matplotli
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.slow
 def test_langchain(client: OpenAI, server: Served) -> None:
-    langchain_openai = pytest.importorskip("langchain_openai", reason="needs the package langchain-openai")
+    from langchain_openai import ChatOpenAI
 
     def chat(**settings: Any) -> Any:
-        return langchain_openai.ChatOpenAI(
+        return ChatOpenAI(
             base_url=f"{server.url}/v1", api_key="any", model=NAME, temperature=0, max_retries=0, **settings
         )
 
