@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,16 @@ from runtime_examples import TinyModel
 from steered_model import steered_model
 
 from edge_eds.apps import benching
-from edge_eds.errors import InputError
+from edge_eds.energy.settings import Steering
+from edge_eds.errors import InputError, SteeringError
 from edge_eds.pipeline.bench import shape_file as shape_module
+from edge_eds.pipeline.bench.answers import Batched
+from edge_eds.pipeline.bench.contender import Test
 from edge_eds.pipeline.bench.growth import GrowthSettings
 from edge_eds.pipeline.bench.lineup import VARIANTS
 from edge_eds.pipeline.bench.machine import Room
 from edge_eds.pipeline.bench.shapes import SHAPES
+from edge_eds.runtime.batch import Generation
 
 QUICK = ("-p", "8", "-n", "2", "-r", "1", "--threads", "1")
 SOME = "plain,capture-all,steer-default"
@@ -146,6 +151,11 @@ def test_a_shape_that_does_not_fit_is_one_line(home: Path, monkeypatch: pytest.M
         (("-p", "0", "-n", "0"), ("nothing to measure",)),
         (("-r", "0"), ("-r is 0",)),
         (("--growth", "-o", "xml"), ("xml", "csv")),
+        (("--answers", "0"), ("--answers is 0",)),
+        (("--answers", "4", "-n", "2,3"), ("-n is 2,3", "one length")),
+        (("--answers", "4", "-n", "1000"), ("-n is 1000",)),
+        (("--answers", "4", "-r", "0"), ("-r is 0",)),
+        (("--answers", "4", "-o", "xml"), ("xml", "csv")),
         (("--growth", "-r", "0"), ("-r is 0",)),
         (("--growth", "--plot", "/no/such/folder/plot.svg"), ("no folder",)),
         (("--threads", "0"), ("--threads", "1 to")),
@@ -176,7 +186,14 @@ def test_an_earlier_result_that_is_none_is_told_before_the_work(content: str, mo
 
 
 @pytest.mark.parametrize(
-    "args", [("model.gguf", "--shape", "llama-1b"), ("--plot", "a.svg"), ("model.gguf", "--growth")], ids=" ".join
+    "args",
+    [
+        ("model.gguf", "--shape", "llama-1b"),
+        ("--plot", "a.svg"),
+        ("model.gguf", "--growth"),
+        ("--answers", "4", "--shape", "smollm2"),
+    ],
+    ids=" ".join,
 )
 def test_options_that_contradict_each_other_are_wrong_usage(args: tuple[str, ...]) -> None:
     assert edge_eds("bench", *args).code == 2
@@ -205,3 +222,28 @@ def test_growth_prints_its_tables_and_draws(monkeypatch: pytest.MonkeyPatch, tmp
     document = json.loads(out.read_text())
     rows = list(csv.DictReader(io.StringIO(benching.GROWTH_FORMATS["csv"](document))))
     assert [row["axis"] for row in rows] == [row["axis"] for row in document["growth"]]
+
+
+def test_answers_are_counted_one_by_one_and_side_by_side(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "answers.json"
+    asked = ("--answers", "5", "-n", "2", "-r", "2", "--threads", "1")
+    outcome = edge_eds("bench", model, *asked, "--out", out)
+    document = json.loads(out.read_text())
+    assert outcome.code == 0 and (document["prompts"], document["new_tokens"]) == (5, 2)
+    assert [row["variant"] for row in document["answers"]] == ["loop", "batch", "batch-steered"]
+    for row in document["answers"]:
+        value, low, high = row["times_as_many"]
+        assert 0 < low <= value <= high and row["answers_per_minute"] > 0
+        assert f"{row['answers_per_minute']:.0f}" in outcome.stdout
+    unsteered = edge_eds("bench", model, *asked, "--energy", "none", "-o", "csv")
+    assert [row["variant"] for row in csv.DictReader(io.StringIO(unsteered.stdout))] == ["loop", "batch"]
+
+
+def test_a_gate_that_was_not_read_is_an_error(model: Path) -> None:
+    class NoGate:
+        def generate(self, prompts: Sequence[list[int]], **_: Any) -> list[Generation]:
+            return [Generation([1], "a", "length", len(prompt)) for prompt in prompts]
+
+    steered = Batched(NoGate(), [[1, 2]], 1, Steering())  # type: ignore[arg-type]
+    with pytest.raises(SteeringError, match="gate"):
+        steered.seconds(Test("an", 1))

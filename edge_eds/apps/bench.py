@@ -63,6 +63,15 @@ def command(
             help="Measure how the cost of steering grows, fit a model to it, and say what it predicts for 70B.",
         ),
     ] = False,
+    answers: Annotated[
+        int | None,
+        typer.Option(
+            "--answers",
+            metavar="N",
+            help="Answer N prompts, -n tokens each: one after the other by llama-cpp-python, side by side by edge-eds.",
+            show_default=False,
+        ),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", metavar="PATH", help="Draw the growth as SVG into this file.", show_default=False),
@@ -87,14 +96,18 @@ def command(
         raise typer.BadParameter("there is a plot of --growth only", param_hint="'--plot'")
     if growth and (model or shape or lora or variants or against):
         raise typer.BadParameter("it makes models of its own, and measures its own variants", param_hint="'--growth'")
+    if answers is not None and (shape or variants or against or growth or cpu_time):
+        raise typer.BadParameter("it needs a model that chats, and measures its own variants", param_hint="'--answers'")
 
-    from edge_eds.apps.benching import BenchOptions, run_bench, run_growth
+    from edge_eds.apps.benching import BenchOptions, run_answers, run_bench, run_growth
     from edge_eds.apps.settings import SessionOptions
     from edge_eds.apps.terminal import finish
 
     session = SessionOptions(model, lora, energy, None, threads)
     if growth:
         document = run_growth(threads, repetitions, output, plot, cpu_time, quiet=as_json)
+    elif answers is not None:
+        document = run_answers(session, answers, n_gen, repetitions, output, quiet=as_json)
     else:
         wanted = BenchOptions(session, shape, variants, n_prompt, n_gen, repetitions, output, against, cpu_time)
         document = run_bench(wanted, quiet=as_json)

@@ -22,6 +22,7 @@ from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.fingerprint import ModelFingerprint
 from edge_eds.errors import FingerprintError, InputError, MissingEnergyError, SettingsError
 from edge_eds.files import size_text
+from edge_eds.pipeline.bench.answers import AnswersSettings, measure_answers
 from edge_eds.pipeline.bench.bench import BenchSettings, bench, names, sizes
 from edge_eds.pipeline.bench.contexts import BenchLlama
 from edge_eds.pipeline.bench.growth import GrowthSettings, measure_growth
@@ -30,6 +31,7 @@ from edge_eds.pipeline.bench.machine import load_now, load_warning, n_cpus
 from edge_eds.pipeline.bench.runner import Tell
 from edge_eds.pipeline.bench.shape_file import shape_file
 from edge_eds.pipeline.bench.shapes import SHAPES
+from edge_eds.reports.answers import ANSWERS_FORMATS
 from edge_eds.reports.bench import FORMATS, comparison
 from edge_eds.reports.growth import GROWTH_FORMATS
 from edge_eds.reports.growth_plot import svg
@@ -133,6 +135,35 @@ def run_growth(
         write_text(plot, svg(document))
     if not quiet:
         terminal.show(GROWTH_FORMATS[output](document))
+    return document
+
+
+def run_answers(
+    session: SessionOptions, n_prompts: int, n_new: str, repetitions: int, output: str, quiet: bool
+) -> dict[str, Any]:
+    """Measure how fast many prompts are answered, and show it; returns the document.
+
+    Raises:
+        EdgeError: what stands in the way, in one line.
+    """
+    check_format(output, ANSWERS_FORMATS)
+    n_threads, lengths = session.threads or n_cpus(), sizes("-n", n_new)
+    if len(lengths) != 1:
+        raise SettingsError(f"-n is {n_new}, expected one length with --answers")
+    settings = AnswersSettings(n_prompts, lengths[0], repetitions, n_threads)
+    files = session.files()
+    check_files(files)
+    energy, energy_name = _energies(session.energy, files, ModelFingerprint.from_gguf(files.gguf, files.lora))
+    terminal = Terminal(answers_on_stderr=quiet)
+    say_conditions(terminal, n_threads)
+    if energy is None:
+        terminal.remark("there are no energies of this model, so that nothing is measured with steering")
+    with explained(), stage_progress() as tell:
+        report = measure_answers(files, energy, settings, session.chat_format, _staged(tell))
+    say_load(terminal, report.load.during, "during the measurement")
+    document = {"model": files.name, "energies": None if energy is None else energy_name, **report.to_json()}
+    if not quiet:
+        terminal.show(ANSWERS_FORMATS[output](document))
     return document
 
 

@@ -1,0 +1,156 @@
+"""How fast many prompts are answered: by llama-cpp-python one after the other, and by a BatchRunner side by side.
+
+Takes a model and prompts; gives times in pairs. All answer the same prompts greedily, with the same limit, and are
+loaded before the clock runs. llama-cpp-python keeps what a prompt shares with the one before it in its cache, so the
+chat template's beginning is decoded once by it, too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from llama_cpp import Llama
+
+from edge_eds.energy.file import EnergyFile
+from edge_eds.energy.settings import Steering
+from edge_eds.errors import SettingsError, SteeringError
+from edge_eds.pipeline.bench.bench import MAX_REPETITIONS, clock_name, conditions
+from edge_eds.pipeline.bench.contender import Contender, Test
+from edge_eds.pipeline.bench.machine import LoadSeen, OtherLoad, load_now
+from edge_eds.pipeline.bench.runner import Result, Tell, measure
+from edge_eds.pipeline.prompts import builtin_prompts
+from edge_eds.runtime.batch import BatchRunner
+from edge_eds.runtime.energies import ModelFiles
+
+_N_CTX = 512
+
+
+@dataclass(frozen=True)
+class AnswersSettings:
+    """n_prompts: of the built-in test split, asked again in every run. n_new: tokens of an answer at most."""
+
+    n_prompts: int = 64
+    n_new: int = 32
+    repetitions: int = 6
+    n_threads: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for option, value, most in (("--answers", self.n_prompts, 10_000), ("-n", self.n_new, _N_CTX // 2)):
+            if not 1 <= value <= most:
+                raise SettingsError(f"{option} is {value}, expected 1 to {most}")
+        if not 1 <= self.repetitions <= MAX_REPETITIONS:
+            raise SettingsError(f"-r is {self.repetitions}, expected 1 to {MAX_REPETITIONS}")
+
+
+@dataclass(frozen=True)
+class AnswersReport:
+    """What was measured; to_json is the document, without the model's name."""
+
+    results: tuple[Result, ...]
+    settings: AnswersSettings
+    load: LoadSeen
+
+    def to_json(self) -> dict[str, Any]:
+        """times_as_many: answers in the same time as the loop gives one."""
+        return {
+            "answers": [self._row(result) for result in self.results],
+            "prompts": self.settings.n_prompts,
+            "new_tokens": self.settings.n_new,
+            "threads": self.settings.n_threads,
+            "clock": clock_name(cpu_time=False),
+            **conditions(self.load),
+        }
+
+    def _row(self, result: Result) -> dict[str, Any]:
+        ratio = result.ratio  # of times
+        return {
+            "variant": result.variant,
+            "answers_per_minute": 60 * result.test.n / result.seconds.value,
+            "times_as_many": [1 / ratio.value, 1 / ratio.high, 1 / ratio.low],
+            "confidence": ratio.confidence,
+            "pairs": len(result.pairs),
+        }
+
+
+class Loop(Contender):
+    """llama-cpp-python as everybody uses it: one prompt after the other."""
+
+    name, kinds = "loop", ("an",)
+
+    def __init__(self, llm: Llama, prompts: Sequence[list[int]], n_new: int) -> None:
+        self.llm, self.prompts, self.n_new = llm, prompts, n_new
+
+    def seconds(self, test: Test) -> float:
+        start = time.perf_counter()
+        for prompt in self.prompts[: test.n]:
+            self.llm.create_completion(prompt, max_tokens=self.n_new, temperature=0.0)
+        return time.perf_counter() - start
+
+
+class Batched(Contender):
+    """Side by side, each prompt steered by its own gate where energies are given."""
+
+    kinds = ("an",)
+
+    def __init__(
+        self, runner: BatchRunner, prompts: Sequence[list[int]], n_new: int, steering: Steering | None
+    ) -> None:
+        self.name = "batch" if steering is None else "batch-steered"
+        self.runner, self.prompts, self.n_new, self.steering = runner, prompts, n_new, steering
+
+    def seconds(self, test: Test) -> float:
+        start = time.perf_counter()
+        answers = self.runner.generate(self.prompts[: test.n], max_new_tokens=self.n_new, steering=self.steering)
+        passed = time.perf_counter() - start
+        if self.steering is not None and any(answer.trace.gate is None for answer in answers):
+            raise SteeringError("a gate was not read")
+        return passed
+
+
+def measure_answers(
+    files: ModelFiles,
+    energy: EnergyFile | None,
+    settings: AnswersSettings,
+    chat_format: str | None = None,
+    tell: Tell = lambda *_: None,
+) -> AnswersReport:
+    """Time the loop and the batch, the latter steered as well where there are energies.
+
+    Raises:
+        ModelError: the model cannot be loaded, or has no chat template and no chat format was given.
+    """
+    n_threads = settings.n_threads
+    before, load = load_now(), OtherLoad()
+    with ExitStack() as stack:
+        runner = stack.enter_context(
+            BatchRunner(files, n_ctx=_N_CTX, n_threads=n_threads, energy=energy, chat_format=chat_format)
+        )
+        prompts = [runner.chat_tokens(text) for text in _texts(settings)]
+        llm = Llama(
+            str(files.gguf),
+            lora_path=None if files.lora is None else str(files.lora),
+            n_ctx=_N_CTX,
+            n_threads=n_threads,
+            n_threads_batch=n_threads,
+            verbose=False,
+        )
+        stack.callback(llm.close)
+        loop = Loop(llm, prompts, settings.n_new)
+        wanted = [None] if energy is None else [None, Steering()]
+        batched = [Batched(runner, prompts, settings.n_new, steering) for steering in wanted]
+        results = measure(loop, [loop, *batched], [Test("an", settings.n_prompts)], settings.repetitions, tell)
+    return AnswersReport(tuple(results), settings, LoadSeen(before, load.cpus()))
+
+
+def _texts(settings: AnswersSettings) -> list[str]:
+    """Prompts of all kinds, the same ones for the same seed; some of them again where there are too few."""
+    test = builtin_prompts().split("test")
+    texts = [one.text for one in test.labelled()] + [one.prompt for one in test.ordinary]
+    order = np.random.default_rng(settings.seed).permutation(len(texts))
+    return [texts[order[i % len(texts)]] for i in range(settings.n_prompts)]
