@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ from edge_eds.pipeline import budget as budget_module
 from edge_eds.pipeline import fit as fit_module
 from edge_eds.pipeline.collect import load_collection
 from edge_eds.pipeline.fit import FitResult
+from edge_eds.pipeline.methods import load_method
+from edge_eds.pipeline.methods.fitting import FittedMethod
+from edge_eds.pipeline.methods.search import SearchResult
 from edge_eds.pipeline.tune import TuneReport
 
 MAKING = ("collect", "train", "tune", "fit")
@@ -166,3 +170,50 @@ def test_bad_input_is_one_line(command: str, model: Path, tmp_path: Path) -> Non
     assert_one_line(edge_eds(command, tmp_path / "missing.gguf"), ("missing.gguf", "no such file"))
     assert_one_line(edge_eds(command, model, "--prompts", tmp_path / "no.csv"), ("no.csv",))
     assert_one_line(edge_eds(command, "hf:model"), ("hf:USER/REPO",))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--method", "magic"), ("unknown method 'magic'", "control-vector")),
+        (("--method", "lora-sft"), ("fine-tuned", "--sft-lora")),
+        (("--method", "ablation", "--budget", "1h"), ("--budget", "--method")),
+        (("--method", "frozen-gradient"), ("no energies", "edge-eds fit")),
+    ],
+)
+def test_a_method_that_cannot_be_fitted_is_one_line(
+    model: Path, options: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    assert_one_line(edge_eds("fit", model, *options), words)
+
+
+def test_a_method_without_refusals_to_learn_from_is_one_line(
+    model: Path, prompts: tuple[object, ...], tmp_path: Path
+) -> None:
+    call = ("fit", model, *prompts, "--work", tmp_path / "work", "--threads", 1, "--method", "control-vector")
+    outcome = edge_eds(*call)
+    assert (outcome.code, outcome.stdout) == (1, "")
+    assert outcome.stderr.splitlines()[-1].startswith("edge-eds: ") and "refus" in outcome.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("kind", ["control-vector.gguf", "interventions.npz", "system.txt", "energy.onnx"])
+def test_what_a_method_ends_with_is_left_with_how_to_use_it(
+    kind: str, model: Path, prompts: tuple[object, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    chosen = tmp_path / f"chosen.{kind}"
+    chosen.write_bytes(b"whatever it holds")
+    search = SearchResult((), (), 0, 1, 1, 1)
+    found = FittedMethod(load_method("ablation"), None, search, chosen)  # type: ignore[arg-type]
+    monkeypatch.setattr(making, "fit_method", lambda *_: found)
+    monkeypatch.setattr(making.Bed, "of", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    call = ("fit", model, *prompts, "--work", tmp_path / "work", "--threads", 1, "--method", "ablation")
+    outcome = edge_eds(*call, "--json")
+    path = tmp_path / f"tiny.ablation.{kind}"
+    assert outcome.code == 0 and json.loads(outcome.stdout)["file"] == path.name
+    assert path.read_bytes() == chosen.read_bytes() and f"wrote {path.name}; " in outcome.stderr
+    monkeypatch.setattr(making, "fit_method", lambda *_: replace(found, file=None))
+    path.unlink()
+    outcome = edge_eds(*call)
+    assert outcome.code == 1 and "nothing is written" in outcome.stderr.splitlines()[-1]
+    assert not path.exists()

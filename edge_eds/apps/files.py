@@ -1,4 +1,4 @@
-"""Text files that people name on the command line: read and written with one clear line when it fails."""
+"""Files that people name on the command line: read and written with one clear line when it fails."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from edge_eds.files import write_whole
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 to `path`, all or nothing.
+    """Write `text` as UTF-8 to `path`, as write_bytes does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, all or nothing.
 
     Raises:
         InputError: a directory, a folder that is not there, no permission, a full disk.
     """
     check_writable(path)
     try:
-        write_whole(path, text.encode("utf-8"))
+        write_whole(path, data)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 

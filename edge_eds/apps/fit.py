@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from edge_eds.apps import options
 
 
@@ -16,13 +20,22 @@ def command(
     chat_format: options.ChatFormat = None,
     budget: options.Budget = None,
     max_lost: options.MaxLost = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="Another method in place of ours, e.g. control-vector or eds-paper: docs/methods.md has them all.",
+        ),
+    ] = "ours",
     as_json: options.Json = False,
     out: options.EnergyOut = None,
 ) -> None:
     """Make the energies of a model: collect, train and tune in one go.
 
     A run that is stopped goes on where it was. The energy file is written beside MODEL, where chat finds it. At the end
-    stands what steering does on prompts that fitting never saw; where it does not help, nothing is written.
+    stands what steering does on prompts that fitting never saw; where it does not help, nothing is written. What
+    another --method ends with is written to the current folder.
     """
     from edge_eds.apps.extras import require
     from edge_eds.apps.settings import SessionOptions
@@ -31,8 +44,11 @@ def command(
     require("torch", "train")
     from edge_eds.apps.making import Maker, MakingOptions
     from edge_eds.pipeline.budget import parse_duration
+    from edge_eds.pipeline.methods import check_name
 
     session = SessionOptions(model=model, lora=lora, threads=threads, ctx=ctx, chat_format=chat_format)
     seconds = None if budget is None else parse_duration(budget)
-    document = Maker(MakingOptions(session, tuple(prompts or ()), work, out, seed, seconds, max_lost)).fit()
+    check_name(method)
+    maker = Maker(MakingOptions(session, tuple(prompts or ()), work, out, seed, seconds, max_lost))
+    document = maker.fit() if method == "ours" else maker.fit_method(method)
     finish(document, as_json, None)

@@ -11,14 +11,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edge_eds.apps.files import check_writable
+from edge_eds.apps.files import check_writable, write_bytes
 from edge_eds.apps.llama_log import llama_log
 from edge_eds.apps.progress import Tell, stage_progress
-from edge_eds.apps.session import check_chat_format, check_files, fit_time
+from edge_eds.apps.session import check_chat_format, check_files, find_energies, fit_time
 from edge_eds.apps.settings import SessionOptions, check_seed
 from edge_eds.apps.terminal import Terminal
+from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.fingerprint import ModelFingerprint
-from edge_eds.errors import ModelError, SettingsError, SteeringError
+from edge_eds.errors import InputError, ModelError, SettingsError, SteeringError
 from edge_eds.pipeline.budget import Budget
 from edge_eds.pipeline.collect import collect
 from edge_eds.pipeline.fit import (
@@ -34,6 +35,11 @@ from edge_eds.pipeline.fit import (
     verdict_stage,
     work_folder,
 )
+from edge_eds.pipeline.methods import NEED_ADAPTER, NEED_ENERGIES
+from edge_eds.pipeline.methods.fitting import fit_method
+from edge_eds.pipeline.methods.method import Context
+from edge_eds.pipeline.methods.records import digest, made
+from edge_eds.pipeline.methods.search import Bed, SearchSettings
 from edge_eds.pipeline.prompts import builtin_prompts, read_prompt_set
 from edge_eds.pipeline.train import TrainedEnergies, TrainSettings
 from edge_eds.pipeline.tune import TuneSettings
@@ -43,6 +49,12 @@ from edge_eds.runtime.batch import BatchRunner
 from edge_eds.runtime.energies import energy_name, user_energy_folder
 from edge_eds.runtime.hub import snapshot_folder
 
+_HOW_TO_USE = {
+    ".energy.onnx": "use it with --energy {path}",
+    ".control-vector.gguf": "llama.cpp takes it with --control-vector {path}",
+    ".interventions.npz": "load_steerer of edge_eds.pipeline.methods.steerer reads it",
+    ".system.txt": 'use it with --system "$(cat {path})"',
+}  # by the kind of file that a method ends with (methods/steerer.py)
 COLLECTION = "collection"  # of the work folder, as fit lays it out
 
 
@@ -161,6 +173,55 @@ class Maker:
         with self._runner() as runner, self._progress() as tell:
             result = fit(runner, self.prompt_set, self.folder, self.settings, tell, budget)
         return self._finish(result)
+
+    def fit_method(self, name: str) -> dict[str, Any]:
+        """Another method in place of ours, searched as `compare` does; returns the document.
+
+        Raises:
+            EdgeError: as fit; InputError: what the method needs is not there.
+        """
+        if self.options.budget is not None:
+            raise SettingsError("--budget is for our own method; --method takes a fixed number of trials")
+        if name in NEED_ADAPTER:
+            raise InputError(
+                f"{name} is fine-tuned, not fitted: models/train_sft_lora.py shows how, `edge-eds compare --sft-lora` "
+                "measures it"
+            )
+        given = find_energies(self.options.session, self.files) if name in NEED_ENERGIES else None
+        search = SearchSettings(seed=self.options.seed or 0)
+        if self.options.max_lost is not None:
+            search = replace(search, max_lost=self.options.max_lost)
+        own = made(self.folder / "methods")
+        with self._runner() as runner, self._progress() as tell:
+            collection = collect(
+                runner,
+                self.prompt_set,
+                self.folder / COLLECTION,
+                self.settings.collect,
+                lambda done, total: tell("collect", done, total),
+            )
+            context = Context(
+                collection,
+                own,
+                None if given is None else EnergyFile.load(given),
+                self.files.lora,
+                seed=search.seed,
+                on_progress=lambda done, total, what: tell(f"{name}, made: {what}", done, total),
+            )
+            # A search with other settings is another search.
+            folder = own / f"{name}-{digest(asdict(search))[:12]}"
+            fitted = fit_method(name, context, Bed.of(collection, search), lambda _: runner, folder, tell)
+        if fitted.file is None:
+            raise SteeringError(
+                f"{self.files.name}: {name} mends nothing within what may be lost ({search.max_lost:.0%} of true "
+                "refusals); nothing is written"
+            )
+        kind = fitted.file.name.removeprefix("chosen")
+        suffix = kind if kind.startswith(f".{name}.") else f".{name}{kind}"
+        path = self.options.out or Path(f"{(self.files.lora or self.files.gguf).stem}{suffix}")
+        write_bytes(path, fitted.file.read_bytes())
+        self.terminal.remark(f"wrote {path}; {_HOW_TO_USE[kind].format(path=path)}")
+        return {**self._document(), "method": name, "file": str(path), "search": fitted.search.to_json()}
 
     @contextmanager
     def _runner(self) -> Iterator[BatchRunner]:
