@@ -25,7 +25,7 @@ from edge_eds.runtime.session import EdgeLlama
 DEFAULT_CTX = 4096  # tokens; a model trained on 128k would otherwise take gigabytes for its KV cache
 
 # What `fit` took on the default model with two threads; it grows with the weights, read once for each token.
-_FIT_SECONDS, _FIT_BYTES, _FIT_THREADS = 20 * 60, 98_000_000, 2
+_FIT_SECONDS, _FIT_BYTES, _FIT_THREADS = 50 * 60, 98_000_000, 2
 
 
 class Session:
