@@ -21,7 +21,7 @@ from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.fingerprint import ModelFingerprint
 from edge_eds.errors import InputError, ModelError, SettingsError, SteeringError
 from edge_eds.pipeline.budget import Budget
-from edge_eds.pipeline.collect import collect
+from edge_eds.pipeline.collect import Collection, collect
 from edge_eds.pipeline.fit import (
     FitResult,
     FitSettings,
@@ -114,13 +114,7 @@ class Maker:
     def collect(self) -> dict[str, Any]:
         """Ask the model the prompts; returns the document."""
         with self._runner() as runner, self._progress() as tell:
-            collection = collect(
-                runner,
-                self.prompt_set,
-                self.folder / COLLECTION,
-                self.settings.collect,
-                lambda done, total: tell("collect", done, total),
-            )
+            collection = self._collected(runner, tell)
         document = {**self._document(), "prompt_set": self.prompt_set.hash, "labels": answer_labels(collection)}
         self.terminal.remark(
             "\n".join([f"{len(collection.examples)} prompts in {self.folder}", *_label_lines(document["labels"])])
@@ -193,13 +187,7 @@ class Maker:
             search = replace(search, max_lost=self.options.max_lost)
         own = made(self.folder / "methods")
         with self._runner() as runner, self._progress() as tell:
-            collection = collect(
-                runner,
-                self.prompt_set,
-                self.folder / COLLECTION,
-                self.settings.collect,
-                lambda done, total: tell("collect", done, total),
-            )
+            collection = self._collected(runner, tell)
             context = Context(
                 collection,
                 own,
@@ -222,6 +210,15 @@ class Maker:
         write_bytes(path, fitted.file.read_bytes())
         self.terminal.remark(f"wrote {path}; {_HOW_TO_USE[kind].format(path=path)}")
         return {**self._document(), "method": name, "file": str(path), "search": fitted.search.to_json()}
+
+    def _collected(self, runner: BatchRunner, tell: Tell) -> Collection:
+        return collect(
+            runner,
+            self.prompt_set,
+            self.folder / COLLECTION,
+            self.settings.collect,
+            lambda done, total: tell("collect", done, total),
+        )
 
     @contextmanager
     def _runner(self) -> Iterator[BatchRunner]:
