@@ -44,7 +44,7 @@ class EnergyForm:
 
 # As the energy file of the default model has it; a test compares the two.
 DEFAULT = EnergyForm(
-    n_layers=1, steps=4, rank=32, widths=(64,), layer_norm=False, n_gate=15, n_tokens=2, step_size=0.0848
+    n_layers=3, steps=3, rank=32, widths=(64,), layer_norm=False, n_gate=13, n_tokens=3, step_size=0.0779
 )
 # The same nets where the paper steers: 15 layers, 3 steps, every token.
 FIFTEEN = replace(DEFAULT, n_layers=15, steps=3, n_gate=4, n_tokens=0, step_size=0.04)
