@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_eds.reports.bench import Document, Rows, conditions, formats, table
+from edge_eds.reports.bench import Document, Rows, conditions, formats, run_columns, table
 
 
 def markdown(document: Document) -> str:
@@ -31,10 +31,7 @@ def rows(document: Document) -> Rows:
             "model": document["model"],
             "prompts": document["prompts"],
             "new_tokens": document["new_tokens"],
-            "threads": document["threads"],
-            "cpu": document["machine"]["cpu"],
-            "edge_eds": document["versions"]["edge-eds"],
-            "llama_cpp_python": document["versions"]["llama-cpp-python"],
+            **run_columns(document),
             **{key: value for key, value in row.items() if not isinstance(value, list)},
             **dict(zip(("times_as_many", "times_low", "times_high"), row["times_as_many"], strict=True)),
         }

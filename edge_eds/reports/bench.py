@@ -70,11 +70,7 @@ def flat_rows(document: Document) -> Rows:
             {
                 "model": document["model"],
                 "energies": document["energies"],
-                "threads": document["threads"],
-                "clock": document["clock"],
-                "cpu": document["machine"]["cpu"],
-                "edge_eds": document["versions"]["edge-eds"],
-                "llama_cpp_python": document["versions"]["llama-cpp-python"],
+                **run_columns(document),
                 **{key: value for key, value in row.items() if not isinstance(value, (list, dict))},
                 **dict(zip(("quartile_low_ms", "quartile_high_ms"), row["quartiles_ms"], strict=True)),
                 **dict(zip(("extra_us", "extra_us_low", "extra_us_high"), row["extra_us"], strict=True)),
@@ -83,6 +79,17 @@ def flat_rows(document: Document) -> Rows:
             }
         )
     return rows
+
+
+def run_columns(document: Document) -> dict[str, Any]:
+    """What tells rows of one run from those of another, beside the model."""
+    return {
+        "threads": document["threads"],
+        "clock": document["clock"],
+        "cpu": document["machine"]["cpu"],
+        "edge_eds": document["versions"]["edge-eds"],
+        "llama_cpp_python": document["versions"]["llama-cpp-python"],
+    }
 
 
 def csv_text(rows: Rows) -> str:

@@ -5,7 +5,7 @@ Takes the document of `bench --growth --json`.
 
 from __future__ import annotations
 
-from edge_eds.reports.bench import Document, Rows, conditions, formats, table
+from edge_eds.reports.bench import Document, Rows, conditions, formats, run_columns, table
 
 AXES = {
     "layers": "steered layers",
@@ -76,16 +76,9 @@ def _predictions(document: Document) -> list[tuple[str, ...]]:
 
 def flat_rows(document: Document) -> Rows:
     """A flat mapping for each measured point."""
-    common = {
-        "threads": document["threads"],
-        "clock": document["clock"],
-        "cpu": document["machine"]["cpu"],
-        "edge_eds": document["versions"]["edge-eds"],
-        "llama_cpp_python": document["versions"]["llama-cpp-python"],
-    }
     return [
         {
-            **common,
+            **run_columns(document),
             **{key: value for key, value in row.items() if not isinstance(value, list)},
             **dict(zip(("extra_us", "extra_us_low", "extra_us_high"), row["extra_us"], strict=True)),
             **dict(zip(("ratio", "ratio_low", "ratio_high"), row["ratio_to_plain"], strict=True)),
