@@ -159,7 +159,7 @@ def run_answers(
     if energy is None:
         terminal.remark("there are no energies of this model, so that nothing is measured with steering")
     with explained(), stage_progress() as tell:
-        report = measure_answers(files, energy, settings, session.chat_format, _staged(tell))
+        report = measure_answers(files, energy, settings, _staged(tell))
     say_load(terminal, report.load.during, "during the measurement")
     document = {"model": files.name, "energies": None if energy is None else energy_name, **report.to_json()}
     if not quiet:

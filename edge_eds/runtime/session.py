@@ -425,12 +425,10 @@ class EdgeLlama(Llama):
             return
         assert self._answer_start is not None
         message = range(max(self._message.start, first), min(self._message.stop, first + n_rows))
-        acts_until = first + n_rows
-        if program.n_tokens:
-            acts_until = min(acts_until, self._answer_start + program.n_tokens)
-        answer = range(max(self._answer_start, first), acts_until)
+        start = self._answer_start
+        answer = [i for i in range(max(start, first), first + n_rows) if program.acts_at(i - start)]
         positions = np.array([*message, *answer], dtype=np.int32)
-        rows, offsets = positions - first, positions - self._answer_start
+        rows, offsets = positions - first, positions - start
         slots = np.full(len(rows), _SLOT, dtype=np.int32)
         with armed(self._hook, program, n_rows, rows, slots, offsets):
             yield
@@ -439,9 +437,9 @@ class EdgeLlama(Llama):
         else:
             written = self._hook.first_row_written if program.steers_answers else -1
             self._note_rows(first, n_rows if written < 0 else written)
-        if program.steers_answers and len(answer):
+        if program.steers_answers and answer:
             source = program.host or self._hook
-            self._trace.rewind(answer.start - self._answer_start)  # a draft's rows that were taken back
+            self._trace.rewind(answer[0] - start)  # a draft's rows that were taken back
             self._trace.append(source.take_trace())
             self._trace.note_gate(*source.gate_state(_SLOT))
 

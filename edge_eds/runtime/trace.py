@@ -61,8 +61,7 @@ class Trace:
 
     def rewind(self, offset: int) -> None:
         """Forget the tokens from this offset on: their rows are decoded again, perhaps as other tokens."""
-        if len(self.records) and self.records["offset"][-1] >= offset:  # in the order of the decodes
-            self.records = self.records[self.records["offset"] < offset]
+        self.records = self.records[self.records["offset"] < offset]
 
     def note_gate(self, read: bool, score: float, decision: int) -> None:
         """Take over what the hook says of the gate: an index into DECISIONS, and the score if it was read."""
