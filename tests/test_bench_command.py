@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sqlite3
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from edge_eds.pipeline.bench.growth import GrowthSettings
 from edge_eds.pipeline.bench.lineup import VARIANTS
 from edge_eds.pipeline.bench.machine import Room
 from edge_eds.pipeline.bench.shapes import SHAPES
+from edge_eds.pipeline.bench.start import Launch
 from edge_eds.runtime.batch import Generation
 
 QUICK = ("-p", "8", "-n", "2", "-r", "1", "--threads", "1")
@@ -156,6 +158,8 @@ def test_a_shape_that_does_not_fit_is_one_line(home: Path, monkeypatch: pytest.M
         (("--answers", "4", "-n", "1000"), ("-n is 1000",)),
         (("--answers", "4", "-r", "0"), ("-r is 0",)),
         (("--answers", "4", "-o", "xml"), ("xml", "csv")),
+        (("--start", "-r", "0"), ("-r is 0",)),
+        (("--start", "-o", "xml"), ("xml", "csv")),
         (("--growth", "-r", "0"), ("-r is 0",)),
         (("--growth", "--plot", "/no/such/folder/plot.svg"), ("no folder",)),
         (("--threads", "0"), ("--threads", "1 to")),
@@ -192,6 +196,8 @@ def test_an_earlier_result_that_is_none_is_told_before_the_work(content: str, mo
         ("--plot", "a.svg"),
         ("model.gguf", "--growth"),
         ("--answers", "4", "--shape", "smollm2"),
+        ("--start", "--answers", "4"),
+        ("--start", "--shape", "smollm2"),
     ],
     ids=" ".join,
 )
@@ -237,6 +243,41 @@ def test_answers_are_counted_one_by_one_and_side_by_side(model: Path, tmp_path: 
         assert f"{row['answers_per_minute']:.0f}" in outcome.stdout
     unsteered = edge_eds("bench", model, *asked, "--energy", "none", "-o", "csv")
     assert [row["variant"] for row in csv.DictReader(io.StringIO(unsteered.stdout))] == ["loop", "batch"]
+
+
+def test_programs_are_started_beside_their_peers(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "start.json"
+    outcome = edge_eds("bench", model, "--start", "-r", "1", "--threads", "1", "--out", out)
+    assert outcome.code == 0
+    document = json.loads(out.read_text())
+    assert [(row["variant"], row["peer"]) for row in document["start"]] == [
+        ("edge-eds --help", "python"),
+        ("edge-eds run", "llama-cpp-python"),
+    ]
+    assert document["energy_bytes"] == model.with_name(f"{model.stem}.energy.onnx").stat().st_size
+    for row in document["start"]:
+        assert row["variant"] in outcome.stdout and 0 < row["peer_seconds"] < 60
+        assert row["seconds"] - row["peer_seconds"] == pytest.approx(row["extra_seconds"][0])
+        assert row["extra_bytes"] is None or abs(row["extra_bytes"][0]) < 2**30
+    rows = list(csv.DictReader(io.StringIO(benching.START_FORMATS["csv"](document))))
+    assert [row["variant"] for row in rows] == ["edge-eds --help", "edge-eds run"]
+
+
+def test_a_program_that_fails_is_an_error() -> None:
+    failing = Launch("this", "-c", "import sys; print('went wrong', file=sys.stderr); sys.exit(3)")
+    with pytest.raises(SteeringError, match="this cannot be measured: went wrong"):
+        failing.seconds(Test("st", 1))
+    with pytest.raises(SteeringError, match="that cannot be measured: it prints nothing"):
+        Launch("that", "-c", "").seconds(Test("st", 1))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows tells no child's memory")
+def test_the_memory_of_a_program_is_its_own() -> None:
+    small, large = Launch("small", "-c", "print()"), Launch("large", "-c", "x = bytearray(200_000_000); print()")
+    ballast = bytearray(300_000_000)  # of the process that starts them
+    small.seconds(Test("st", 1))
+    large.seconds(Test("st", 1))
+    assert small.peaks[0] < 60e6 < 200e6 < large.peaks[0] < len(ballast)
 
 
 def test_a_gate_that_was_not_read_is_an_error(model: Path) -> None:

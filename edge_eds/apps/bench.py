@@ -72,6 +72,10 @@ def command(
             show_default=False,
         ),
     ] = None,
+    start: Annotated[
+        bool,
+        typer.Option("--start", help="Start programs: --help beside an empty Python, run beside llama-cpp-python."),
+    ] = False,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", metavar="PATH", help="Draw the growth as SVG into this file.", show_default=False),
@@ -98,8 +102,10 @@ def command(
         raise typer.BadParameter("it makes models of its own, and measures its own variants", param_hint="'--growth'")
     if answers is not None and (shape or variants or against or growth or cpu_time):
         raise typer.BadParameter("it needs a model that chats, and measures its own variants", param_hint="'--answers'")
+    if start and (shape or variants or against or growth or cpu_time or answers is not None):
+        raise typer.BadParameter("it needs a model that chats, and starts its own programs", param_hint="'--start'")
 
-    from edge_eds.apps.benching import BenchOptions, run_answers, run_bench, run_growth
+    from edge_eds.apps.benching import BenchOptions, run_answers, run_bench, run_growth, run_start
     from edge_eds.apps.settings import SessionOptions
     from edge_eds.apps.terminal import finish
 
@@ -108,6 +114,8 @@ def command(
         document = run_growth(threads, repetitions, output, plot, cpu_time, quiet=as_json)
     elif answers is not None:
         document = run_answers(session, answers, n_gen, repetitions, output, quiet=as_json)
+    elif start:
+        document = run_start(session, repetitions, output, quiet=as_json)
     else:
         wanted = BenchOptions(session, shape, variants, n_prompt, n_gen, repetitions, output, against, cpu_time)
         document = run_bench(wanted, quiet=as_json)

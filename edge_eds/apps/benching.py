@@ -31,10 +31,12 @@ from edge_eds.pipeline.bench.machine import load_now, load_warning, n_cpus
 from edge_eds.pipeline.bench.runner import Tell
 from edge_eds.pipeline.bench.shape_file import shape_file
 from edge_eds.pipeline.bench.shapes import SHAPES
+from edge_eds.pipeline.bench.start import StartSettings, measure_start
 from edge_eds.reports.answers import ANSWERS_FORMATS
 from edge_eds.reports.bench import FORMATS, comparison
 from edge_eds.reports.growth import GROWTH_FORMATS
 from edge_eds.reports.growth_plot import svg
+from edge_eds.reports.start import START_FORMATS
 from edge_eds.runtime.energies import ModelFiles, chosen_energy_file
 
 _RANDOM = "random, of the default's form"
@@ -167,6 +169,27 @@ def run_answers(
     return document
 
 
+def run_start(session: SessionOptions, repetitions: int, output: str, quiet: bool) -> dict[str, Any]:
+    """Measure what starting costs, and show it; returns the document.
+
+    Raises:
+        EdgeError: what stands in the way, in one line.
+    """
+    check_format(output, START_FORMATS)
+    settings = StartSettings(repetitions, session.threads or n_cpus())
+    files = session.files()
+    check_files(files)
+    terminal = Terminal(answers_on_stderr=quiet)
+    say_conditions(terminal, settings.n_threads)
+    with stage_progress() as tell:
+        report = measure_start(files, _energy_path(session.energy, files), settings, _staged(tell))
+    say_load(terminal, report.load.during, "during the measurement")
+    document = {"model": files.name, **report.to_json()}
+    if not quiet:
+        terminal.show(START_FORMATS[output](document))
+    return document
+
+
 def say_conditions(terminal: Terminal, n_threads: int) -> None:
     """Threads and load, before the work."""
     terminal.remark(f"measured with {n_threads} of {n_cpus()} CPUs")
@@ -216,14 +239,20 @@ def _shape(name: str, terminal: Terminal) -> ModelFiles:
 
 def _energies(wanted: str, files: ModelFiles, fingerprint: ModelFingerprint) -> tuple[EnergyFile | None, str]:
     """The model's own energies and their name; None where there are none, or none are wanted."""
-    if wanted == "none":
-        return None, _RANDOM
-    try:
-        path = chosen_energy_file(wanted, files.gguf, files.lora)
-    except (MissingEnergyError, FingerprintError):
-        if wanted != "auto":
-            raise
+    path = _energy_path(wanted, files)
+    if path is None:
         return None, _RANDOM
     file = EnergyFile.load(path)
     file.check_fingerprint(fingerprint)
     return file, path.name
+
+
+def _energy_path(wanted: str, files: ModelFiles) -> Path | None:
+    if wanted == "none":
+        return None
+    try:
+        return chosen_energy_file(wanted, files.gguf, files.lora)
+    except (MissingEnergyError, FingerprintError):
+        if wanted != "auto":
+            raise
+        return None

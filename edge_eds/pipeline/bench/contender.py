@@ -13,13 +13,13 @@ from edge_eds.errors import SettingsError
 from edge_eds.pipeline.bench.contexts import BenchLlama
 
 WARM_TOKENS = 4  # that stand before those that are timed one by one
-Kind = Literal["pp", "tg", "an"]
+Kind = Literal["pp", "tg", "an", "st"]
 
 
 @dataclass(frozen=True)
 class Test:
     """pp: n tokens in one go, from an empty cache. tg: n tokens one by one, after a prompt of WARM_TOKENS.
-    an: n prompts answered.
+    an: n prompts answered. st: a program started, n times.
 
     at_once: tg so many tokens in each decode; their rows are steered together, as those of a batch of answers.
     """
