@@ -13,6 +13,7 @@ import hashlib
 import mmap
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -119,23 +120,32 @@ class _Cursor:
 def read_gguf_header(path: str | Path) -> GgufHeader:
     """Read the header of a GGUF file and check that the file is as long as its tensor table says.
 
+    A file that has not changed is read once: the vocabulary takes a while.
+
     Raises:
         ModelError: no such file, a directory, not a GGUF, or truncated; one line that says which.
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            if size < 24:
-                raise ModelError(f"{path}: not a GGUF file: {size} bytes are too few for a header")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _parse(data, path)
+        found = path.stat()
+        return _read(path, (found.st_ino, found.st_size, found.st_mtime_ns))
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file; expected the path of a GGUF model") from error
     except IsADirectoryError as error:
         raise ModelError(f"{path}: is a directory; expected the path of a GGUF file in it") from error
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, version: tuple[int, ...]) -> GgufHeader:
+    """version: of the file, so that another one is read again."""
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        if size < 24:
+            raise ModelError(f"{path}: not a GGUF file: {size} bytes are too few for a header")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _parse(data, path)
 
 
 def _parse(data: mmap.mmap, path: Path) -> GgufHeader:
