@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge_eds.errors import SettingsError
-from edge_eds.pipeline.budget import MIN_PROMPTS, Budget, parse_duration
+from edge_eds.pipeline.budget import DEFAULT, MIN_PROMPTS, Budget, parse_budget, parse_duration
 from edge_eds.pipeline.tune import TuneSettings
 from edge_eds.pipeline.verdict import VerdictSettings
 
@@ -23,12 +23,20 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         parse_duration(text)
 
 
+def test_what_a_user_may_ask_for() -> None:
+    assert parse_budget("1h") == Budget(3600.0) and parse_budget(" all ") is None
+    default = parse_budget(None)
+    assert default is not None and default.flexible and default.seconds == 900
+    with pytest.raises(SettingsError, match="or 'all'"):
+        parse_budget("everything")
+
+
 def answers(tune: TuneSettings) -> float:
     """Answers of a whole search and its bounds, as a rough count from its sizes."""
     search = tune.search
-    asked = search.n_wrong + search.n_alone
-    first = search.first_trials * asked / 20 * 2
-    answered = (search.finalists + len(search.tokens) - 1) * asked * search.max_new_tokens / 20
+    first = search.first_trials * (search.n_wrong + search.n_alone) / 20 * 2
+    n_answered = search.finalists + len(search.forces) + len(search.tokens) - 1
+    answered = n_answered * (search.n_answered + search.n_alone) * search.max_new_tokens / 20
     return first + answered + 4 * tune.n_bound * tune.max_new_tokens / 20
 
 
@@ -36,7 +44,7 @@ def answers(tune: TuneSettings) -> float:
 @pytest.mark.parametrize("speed", [1.0, 5.0, 40.0])
 def test_the_stages_together_fit_the_time(minutes: int, speed: float) -> None:
     now = 0.0
-    budget = Budget.start(60.0 * minutes, lambda: now)
+    budget = Budget(60.0 * minutes, clock=lambda: now).started()
     n_prompts = budget.n_prompts(speed)
     now = n_prompts / speed
     tune = budget.tune(TuneSettings(), speed)
@@ -50,7 +58,7 @@ def test_the_stages_together_fit_the_time(minutes: int, speed: float) -> None:
 def test_more_time_is_more_work() -> None:
     sizes = []
     for minutes in (10, 30, 60, 120):
-        budget = Budget.start(60.0 * minutes, lambda: 0.0)
+        budget = Budget(60.0 * minutes, clock=lambda: 0.0).started()
         tune = budget.tune(TuneSettings(), 2.0)
         sizes.append((budget.n_prompts(2.0), tune.n_bound, tune.search.first_trials))
         assert tune.search.first_trials % tune.search.round_size == 0
@@ -58,8 +66,20 @@ def test_more_time_is_more_work() -> None:
 
 
 def test_a_budget_that_teaches_nothing_says_what_would_do() -> None:
-    budget = Budget.start(600.0, lambda: 0.0)
+    budget = Budget(600.0)
     with pytest.raises(SettingsError, match=r"10 minutes is enough for 24 prompts .* expected at least 101m"):
-        budget.n_prompts(0.1)
-    enough = Budget.start(60.0 * 101, lambda: 0.0)
-    assert enough.n_prompts(0.1) >= MIN_PROMPTS
+        budget.sufficient(0.1)
+    enough = Budget(60.0 * 101)
+    assert enough.sufficient(0.1) == enough and enough.n_prompts(0.1) >= MIN_PROMPTS
+
+
+def test_the_default_takes_as_long_as_a_slow_model_needs_and_lets_nothing_grow() -> None:
+    slow = DEFAULT.sufficient(0.1)
+    assert slow.seconds > DEFAULT.seconds and slow.n_prompts(0.1) == MIN_PROMPTS
+    assert DEFAULT.sufficient(5.0) == DEFAULT
+    full, verdict = TuneSettings(), VerdictSettings()
+    fast = Budget(DEFAULT.seconds, flexible=True, clock=lambda: 0.0).started()
+    assert fast.tune(full, 1e6) == full and fast.verdict(verdict, 1e6) == verdict
+    asked_for = Budget(DEFAULT.seconds, clock=lambda: 0.0).started()
+    assert asked_for.tune(full, 1e6).search.first_trials > full.search.first_trials
+    assert asked_for.verdict(verdict, 1e6).n > verdict.n

@@ -43,12 +43,16 @@ def command(
 
     require("torch", "train")
     from edge_eds.apps.making import Maker, MakingOptions
-    from edge_eds.pipeline.budget import parse_duration
+    from edge_eds.errors import SettingsError
+    from edge_eds.pipeline.budget import parse_budget
     from edge_eds.pipeline.methods import check_name
 
     session = SessionOptions(model=model, lora=lora, threads=threads, ctx=ctx, chat_format=chat_format)
-    seconds = None if budget is None else parse_duration(budget)
+    time = parse_budget(budget)
     check_name(method)
-    maker = Maker(MakingOptions(session, tuple(prompts or ()), work, out, seed, seconds, max_lost))
-    document = maker.fit() if method == "ours" else maker.fit_method(method)
+    ours = method == "ours"
+    if not ours and budget is not None:
+        raise SettingsError("--budget is for our own method; --method takes a fixed number of trials")
+    maker = Maker(MakingOptions(session, tuple(prompts or ()), work, out, seed, time if ours else None, max_lost))
+    document = maker.fit() if ours else maker.fit_method(method)
     finish(document, as_json, None)

@@ -14,7 +14,7 @@ from typing import Any
 from edge_eds.apps.files import check_writable, write_bytes
 from edge_eds.apps.llama_log import llama_log
 from edge_eds.apps.progress import Tell, stage_progress
-from edge_eds.apps.session import check_chat_format, check_files, find_energies, fit_time
+from edge_eds.apps.session import check_chat_format, check_files, find_energies
 from edge_eds.apps.settings import SessionOptions, check_seed
 from edge_eds.apps.terminal import Terminal
 from edge_eds.energy.file import EnergyFile
@@ -35,6 +35,7 @@ from edge_eds.pipeline.fit import (
     verdict_stage,
     work_folder,
 )
+from edge_eds.pipeline.fit_time import fit_time
 from edge_eds.pipeline.methods import NEED_ADAPTER, NEED_ENERGIES
 from edge_eds.pipeline.methods.fitting import fit_method
 from edge_eds.pipeline.methods.method import Context
@@ -66,7 +67,7 @@ class MakingOptions:
     prompts: files of prompts; none means the built-in ones.
     work: None means a folder of the user's cache.
     out: where the energy file goes; None means beside the model.
-    budget: seconds that fit may take; None lets it take what it needs.
+    budget: the time that fit may take; None lets it take what it needs.
     max_lost: share of true refusals that steering may lose on the prompts it is tuned on; None is the safe default.
     """
 
@@ -75,7 +76,7 @@ class MakingOptions:
     work: Path | None = None
     out: Path | None = None
     seed: int | None = None
-    budget: float | None = None
+    budget: Budget | None = None
     max_lost: float | None = None
 
     def __post_init__(self) -> None:
@@ -98,7 +99,7 @@ class Maker:
         self.prompt_set = read_prompt_set(options.prompts) if options.prompts else builtin_prompts()
         self.fingerprint = ModelFingerprint.from_gguf(self.files.gguf, self.files.lora)
         # A fit within a budget collects a part of the prompts, and keeps apart from one that collects all.
-        within = "" if options.budget is None else f"{options.budget:.0f}s"
+        within = "" if options.budget is None else f"{options.budget.seconds:.0f}s"
         self.folder = options.work or work_folder(self.fingerprint, self.prompt_set, within)
         seed = options.seed or 0
         tune = TuneSettings(seed=seed)
@@ -161,8 +162,13 @@ class Maker:
 
     def fit(self) -> dict[str, Any]:
         """All stages, and the energy file; returns the document."""
-        budget = None if self.options.budget is None else Budget.start(self.options.budget)
-        time = fit_time(self.files.gguf, self.options.session.threads) if budget is None else f"at most {budget}"
+        budget = None if self.options.budget is None else self.options.budget.started()
+        if budget is None:
+            time = "as long as everything takes"
+        elif budget.flexible:
+            time = fit_time(self.files.gguf, self.options.session.threads)
+        else:
+            time = f"at most {budget}"
         self.terminal.remark(f"{self.files.name}: {time}; what is done is kept in {self.folder}")
         with self._runner() as runner, self._progress() as tell:
             result = fit(runner, self.prompt_set, self.folder, self.settings, tell, budget)
@@ -174,8 +180,6 @@ class Maker:
         Raises:
             EdgeError: as fit; InputError: what the method needs is not there.
         """
-        if self.options.budget is not None:
-            raise SettingsError("--budget is for our own method; --method takes a fixed number of trials")
         if name in NEED_ADAPTER:
             raise InputError(
                 f"{name} is fine-tuned, not fitted: models/train_sft_lora.py shows how, `edge-eds compare --sft-lora` "

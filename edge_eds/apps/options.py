@@ -86,7 +86,8 @@ Budget = Annotated[
     typer.Option(
         "--budget",
         metavar="TIME",
-        help="Be done in this time, e.g. 10m, 1h or 4h, with fewer prompts and trials.",
+        help="Be done in this time, e.g. 10m, 1h or 4h (15m if left out, more where the model is too slow for it); "
+        "all: ask every prompt.",
         show_default=False,
     ),
 ]

@@ -17,15 +17,12 @@ from edge_eds.apps.settings import MIN_CTX, SessionOptions
 from edge_eds.energy.gguf_header import GgufHeader, read_gguf_header
 from edge_eds.energy.settings import Steering
 from edge_eds.errors import MissingEnergyError, ModelError, SteeringError
-from edge_eds.pipeline.bench.machine import n_cpus
+from edge_eds.pipeline.fit_time import fit_time
 from edge_eds.runtime.energies import ModelFiles, chosen_energy_file
 from edge_eds.runtime.model_file import CHAT_TEMPLATE_KEY, check_chat_model
 from edge_eds.runtime.session import EdgeLlama
 
 DEFAULT_CTX = 4096  # tokens; a model trained on 128k would otherwise take gigabytes for its KV cache
-
-# What `fit` took on the default model with two threads; it grows with the weights, read once for each token.
-_FIT_SECONDS, _FIT_BYTES, _FIT_THREADS = 50 * 60, 98_000_000, 2
 
 
 class Session:
@@ -169,14 +166,6 @@ def find_energies(options: SessionOptions, files: ModelFiles) -> Path | None:
             "asks the model many prompts, trains on its answers and tries out how to steer, "
             f"{fit_time(files.gguf, options.threads)} here; --energy none chats unsteered"
         ) from error
-
-
-def fit_time(gguf: Path, threads: int | None) -> str:
-    """About how long `fit` takes for a model file on this machine, in words."""
-    seconds = _FIT_SECONDS * gguf.stat().st_size / _FIT_BYTES * _FIT_THREADS / (threads or n_cpus())
-    if seconds < 90 * 60:
-        return f"about {max(5 * round(seconds / 300), 5)} minutes"
-    return f"about {round(seconds / 3600)} hours"
 
 
 def default_ctx(header: GgufHeader) -> int:

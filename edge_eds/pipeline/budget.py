@@ -1,7 +1,8 @@
 """How much a fit may do within a time: sizes of its stages, from how fast the model answers.
 
 Takes seconds and a clock; gives settings. Everything is counted in answers of the length that collecting makes: a
-stage gets a share of the answers that still fit. Without a budget the stages keep their full sizes.
+stage gets a share of the answers that still fit. Without a budget the stages keep their full sizes, which more time
+than they need lets grow.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from edge_eds.errors import SettingsError
+from edge_eds.pipeline.fit_time import DEFAULT_SECONDS
 from edge_eds.pipeline.tune import TuneSettings
 from edge_eds.pipeline.verdict import VerdictSettings
 
@@ -24,20 +26,23 @@ _HEADS = 2
 _DURATION = re.compile(r"(?P<number>\d{1,6}(\.\d{1,3})?)(?P<unit>[smh]?)")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _SHORTEST, _LONGEST = 60.0, 360000.0
+EVERYTHING = "all"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """seconds: for all stages. begun: when they began."""
+    """seconds: for all stages. flexible: nobody asked for it, so a model that is too slow for it gets more time, and no
+    stage grows beyond its full size. begun: when the stages began.
+    """
 
     seconds: float
+    flexible: bool = False
     clock: Callable[[], float] = time.monotonic
     begun: float = 0.0
 
-    @classmethod
-    def start(cls, seconds: float, clock: Callable[[], float] = time.monotonic) -> Budget:
-        """A budget that runs from now on."""
-        return cls(seconds, clock, clock())
+    def started(self) -> Budget:
+        """The same, running from now on."""
+        return replace(self, begun=self.clock())
 
     def __str__(self) -> str:
         return f"{self.seconds / 60:.0f} minutes"
@@ -47,46 +52,64 @@ class Budget:
         """Seconds."""
         return self.seconds - (self.clock() - self.begun)
 
-    def n_prompts(self, answers_per_second: float) -> int:
-        """Prompts that can be collected.
+    def sufficient(self, answers_per_second: float) -> Budget:
+        """The same, or a longer one, in which enough prompts for something to be learned can be collected.
 
         Raises:
-            SettingsError: too few for anything to be learned, with the budget that would do.
+            SettingsError: it is too short and not flexible; tells the budget that would do.
         """
-        n = int(_COLLECT * self.seconds * answers_per_second)
-        if n < MIN_PROMPTS:
-            needed = MIN_PROMPTS / (_COLLECT * answers_per_second) / 60
-            raise SettingsError(
-                f"a budget of {self.seconds / 60:.0f} minutes is enough for {n} prompts of this model here, and fewer "
-                f"than {MIN_PROMPTS} teach nothing; expected at least {needed + 1:.0f}m"
-            )
-        return n
+        needed = (MIN_PROMPTS + 1) / (_COLLECT * answers_per_second)
+        if self.seconds >= needed:
+            return self
+        if self.flexible:
+            return replace(self, seconds=needed)
+        raise SettingsError(
+            f"a budget of {self} is enough for {self.n_prompts(answers_per_second)} prompts of this model here, and "
+            f"fewer than {MIN_PROMPTS} teach nothing; expected at least {needed / 60 + 1:.0f}m"
+        )
+
+    def n_prompts(self, answers_per_second: float) -> int:
+        """Prompts that can be collected."""
+        return int(_COLLECT * self.seconds * answers_per_second)
 
     def tune(self, settings: TuneSettings, answers_per_second: float) -> TuneSettings:
         """Sizes of the search in what is left, the verdict's share taken off."""
         answers = max(self.left - _VERDICT * self.seconds, 0.0) * answers_per_second
         search = settings.search
-        asked = search.n_wrong + search.n_alone  # prompts of one trial
-        per_trial = asked / _NEW_TOKENS * 2  # one token each, and the prompts once for each round
-        per_answered = asked * search.max_new_tokens / _NEW_TOKENS
+        most = {name: getattr(search, name) if self.flexible else n for name, n in _MOST.items()}
+        # One token each, and the prompts once for each round.
+        per_trial = (search.n_wrong + search.n_alone) / _NEW_TOKENS * 2
+        per_answered = (search.n_answered + search.n_alone) * search.max_new_tokens / _NEW_TOKENS
         rounds = int(_FIRST_TOKENS * answers / per_trial) // search.round_size
-        # Schedules that answer: one of each depth, and the best one with other numbers of tokens.
-        n_answered = int(_FINALISTS * answers / per_answered)
-        finalists = _between((n_answered + 1) // 2, 1, _MOST["finalists"])
+        # Schedules that answer: one of each depth, and the best one with more force and other numbers of tokens.
+        n_answered = int(_FINALISTS * answers / per_answered) - len(search.forces)
+        finalists = _between((n_answered + 1) // 2, 1, most["finalists"])
         sizes = replace(
             search,
-            first_trials=_between(rounds, 1, _MOST["first_trials"] // search.round_size) * search.round_size,
+            first_trials=_between(rounds, 1, most["first_trials"] // search.round_size) * search.round_size,
             finalists=finalists,
             tokens=search.tokens[: max(1, n_answered + 1 - finalists)],
         )
         per_bound = 2 * _HEADS * settings.max_new_tokens / _NEW_TOKENS  # right and wrong answers of both heads
-        n_bound = _between(int(_BOUND * answers / per_bound), 60, 2000)
+        n_bound = _between(int(_BOUND * answers / per_bound), 60, settings.n_bound if self.flexible else 2000)
         return replace(settings, search=sizes, n_bound=n_bound)
 
     def verdict(self, settings: VerdictSettings, answers_per_second: float) -> VerdictSettings:
         """How many prompts of each kind can be asked in what is left."""
         per_prompt = 2 * 3 * 1.5 * settings.max_new_tokens / _NEW_TOKENS  # two answers, three kinds, and scored
-        return replace(settings, n=_between(int(self.left * answers_per_second / per_prompt), 20, 400))
+        n = int(self.left * answers_per_second / per_prompt)
+        return replace(settings, n=_between(n, 20, settings.n if self.flexible else 400))
+
+
+def parse_budget(text: str | None) -> Budget | None:
+    """What a user asks for: a time; nothing, which is DEFAULT; or EVERYTHING, which is no budget.
+
+    Raises:
+        SettingsError: neither.
+    """
+    if text is None:
+        return DEFAULT
+    return None if text.strip() == EVERYTHING else Budget(parse_duration(text))
 
 
 def parse_duration(text: str) -> float:
@@ -98,8 +121,13 @@ def parse_duration(text: str) -> float:
     found = _DURATION.fullmatch(text.strip())
     seconds = float(found["number"]) * _UNITS[found["unit"] or "m"] if found else 0.0
     if not _SHORTEST <= seconds <= _LONGEST:
-        raise SettingsError(f"the budget is {text!r}, expected a time from 1m to 100h, such as 10m, 1h or 4h")
+        raise SettingsError(
+            f"the budget is {text!r}, expected a time from 1m to 100h, such as 10m, 1h or 4h, or {EVERYTHING!r}"
+        )
     return seconds
+
+
+DEFAULT = Budget(DEFAULT_SECONDS, flexible=True)
 
 
 def _between(n: int, low: int, high: int) -> int:

@@ -96,7 +96,7 @@ def fit(
     """All stages.
 
     Args:
-        budget: the time for all of them; None leaves the settings as they are.
+        budget: the time for all of them, already running; None leaves the settings as they are.
 
     Raises:
         InputError: what lies in the folder was made from another model, other prompts or other settings.
@@ -111,6 +111,7 @@ def fit(
     speed = 0.0  # answers a second
     if budget is not None:
         speed = _answers_per_second(runner, prompt_set, settings.collect)
+        budget = budget.sufficient(speed)
         begun = collected_settings(folder / "collection")
         n_prompts = budget.n_prompts(speed) if begun is None else begun.max_prompts
         settings = replace(settings, collect=replace(settings.collect, max_prompts=n_prompts))
