@@ -22,6 +22,7 @@ class MadeUpBed:
     """Of the wrong answers, `lasting(schedule)` are mended; the higher the first layer, the better the first token."""
 
     damage: float = 0.0
+    lasts_from: float = 0.0  # a step as long as this lasts
     asked: list[Schedule] = field(default_factory=list)  # schedules that answered
     tried: list[Schedule] = field(default_factory=list)
     trained: Any = field(default_factory=lambda: SimpleNamespace(steer_layers=LAYERS, by_rank={32: None, 64: None}))
@@ -45,9 +46,10 @@ class MadeUpBed:
         return [np.array(["answer" if i < 40 * self.lasting(one) or i >= 60 else "refusal" for i in indices])
                 for one in schedules]  # fmt: skip
 
-    @staticmethod
-    def lasting(schedule: Schedule) -> float:
-        return 0.9 if schedule.layers[0] < 20 else 0.4
+    def lasting(self, schedule: Schedule) -> float:
+        if schedule.layers[0] >= 20:
+            return 0.4
+        return 0.9 if schedule.step_size >= self.lasts_from else 0.6
 
 
 def search(bed: MadeUpBed, settings: SearchSettings = SETTINGS, seed: int = 0) -> tuple[Schedule, Any]:
@@ -63,15 +65,26 @@ def test_whole_answers_decide_between_the_depths() -> None:
     assert max(one.layers[0] for one in bed.tried) > 23
 
 
-def test_every_depth_has_one_finalist_and_the_best_is_asked_with_every_number_of_tokens() -> None:
+def test_every_depth_has_one_finalist_and_the_best_is_asked_with_more_force_and_every_number_of_tokens() -> None:
     bed = MadeUpBed()
-    search(bed)
-    by_depth, others = bed.asked[:4], bed.asked[4:]
+    _, finalists = search(bed)
+    assert len(finalists) == len(bed.asked)
+    by_depth, forced, others = bed.asked[:4], bed.asked[4:6], bed.asked[6:]
+    best = max(by_depth, key=bed.lasting)
+    assert [one.step_size / best.step_size for one in forced] == pytest.approx(SETTINGS.forces, rel=0.01)
+    assert {replace(one, step_size=best.step_size) for one in forced} == {best}
     edges = [part[0] for part in np.array_split(np.array(LAYERS), 4)]
     assert [int(np.searchsorted(edges, one.layers[0], side="right")) for one in by_depth] == [1, 2, 3, 4]
     assert {(one.n_tokens, one.decay) for one in by_depth} == {SETTINGS.tokens[0]}
     assert [(one.n_tokens, one.decay) for one in others] == list(SETTINGS.tokens[1:])
-    assert {replace(one, n_tokens=1, decay=1.0) for one in others} == {replace(by_depth[0], n_tokens=1, decay=1.0)}
+    assert {replace(one, n_tokens=1, decay=1.0) for one in others} == {replace(best, n_tokens=1, decay=1.0)}
+
+
+def test_more_force_is_taken_where_answers_need_it_and_only_there() -> None:
+    enough, _ = search(MadeUpBed())
+    weak = MadeUpBed(lasts_from=1.5 * enough.step_size)
+    chosen, _ = search(weak)
+    assert weak.lasting(chosen) == 0.9 and chosen.step_size > enough.step_size
 
 
 def test_of_equals_the_smallest_force_is_chosen() -> None:
@@ -96,6 +109,6 @@ def test_the_same_seed_gives_the_same_search_and_another_one_another() -> None:
 @pytest.mark.parametrize(("finalists", "tokens"), [(1, ((1, 1.0),)), (30, ((2, 0.5),))])
 def test_the_smallest_and_more_depths_than_layers(finalists: int, tokens: tuple[tuple[int, float], ...]) -> None:
     bed = MadeUpBed()
-    chosen, found = search(bed, replace(SETTINGS, finalists=finalists, tokens=tokens))
+    chosen, found = search(bed, replace(SETTINGS, finalists=finalists, forces=(), tokens=tokens))
     assert chosen in [one.schedule for one in found]
     assert len(bed.asked) == min(finalists, len(LAYERS))

@@ -8,8 +8,9 @@ A layer that classifies well need not be one that causes the answer, so layers a
     2. The best one of each depth by its judged answers. The first token does not tell how an answer goes on: what is
        written in a low layer is read by every layer above and every token after, where a high one turns the first words
        and the refusal comes back.
-    3. The best of these with other numbers of steered tokens, by its judged answers as well. The smallest force wins
-       among those that do nearly as well as the best.
+    3. The best of these with more force and then with other numbers of steered tokens, by its judged answers as well:
+       what turns the first token need not be enough to keep a refusal from coming back. The smallest force wins among
+       those that do nearly as well as the best.
 
 Seeded, and every trial is kept in the bed's memo: the same search run again goes on where it was.
 """
@@ -32,17 +33,20 @@ FORCE_WEIGHT = 0.05  # of the force of an answer: a full step of |h| at one laye
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """n_wrong, n_alone: prompts that a trial asks. finalists: depths, each of which gives one. first_trials: schedules
-    tried on the first token, at all depths together, round_size of them at a time. tokens: numbers of steered tokens
-    and decays; all finalists answer with the first of them, the best one with all. max_new_tokens: of these answers.
-    tolerance: share of answers that a smaller force may lose against the best.
+    """n_wrong, n_alone: prompts that a trial on the first token asks; n_answered: wrong ones that are answered instead.
+    finalists: depths, each of which gives one. first_trials: schedules tried on the first token, at all depths
+    together, round_size of them at a time. forces: what the best one's step is multiplied with. tokens: numbers of
+    steered tokens and decays; all finalists answer with the first of them, the best one with all. max_new_tokens: of
+    these answers. tolerance: share of answers that a smaller force may lose against the best.
     """
 
     n_wrong: int = 48
     n_alone: int = 32
+    n_answered: int = 96
     first_trials: int = 96
     round_size: int = 12
     finalists: int = 4
+    forces: tuple[float, ...] = (1.3, 1.7)
     tokens: tuple[tuple[int, float], ...] = ((2, 0.5), (1, 1.0), (2, 0.8), (3, 0.5), (3, 0.8))
     max_layers: int = 4
     max_steps: int = 6
@@ -91,10 +95,15 @@ def search_schedule(
         if len(depth)
     ]
     best = [replace(one, n_tokens=n_tokens, decay=decay) for one in best]
-    finalists = _answered(bed, head, sample, best, settings, on_progress)
-    winner = finalists[0].schedule
-    others = [replace(winner, n_tokens=n_tokens, decay=decay) for n_tokens, decay in other_tokens]
-    finalists = _ranked(finalists + _answered(bed, head, sample, others, settings, on_progress))
+    answered = replace(sample, wrong=sampled(at_stake.wrong, settings.n_answered, seed))
+    finalists = _answered(bed, head, answered, best, settings, on_progress)
+    best = [
+        replace(finalists[0].schedule, step_size=round(force * finalists[0].schedule.step_size, 4))
+        for force in settings.forces
+    ]
+    finalists = _ranked(finalists + _answered(bed, head, answered, best, settings, on_progress))
+    best = [replace(finalists[0].schedule, n_tokens=n_tokens, decay=decay) for n_tokens, decay in other_tokens]
+    finalists = _ranked(finalists + _answered(bed, head, answered, best, settings, on_progress))
     near = [one.schedule for one in finalists if one.value >= finalists[0].value - settings.tolerance]
     return min(near, key=lambda schedule: schedule.force), finalists
 
@@ -113,6 +122,8 @@ def _answered(
     on_progress: Callable[[str], None] | None,
 ) -> list[Finalist]:
     """What the schedules make of the answers, best first."""
+    if not schedules:
+        return []
     if on_progress:
         on_progress(f"answers under {len(schedules)} schedules for E_{head}")
     indices, n_wrong = np.concatenate([sample.wrong, sample.alone]), len(sample.wrong)
