@@ -24,6 +24,7 @@ from edge_eds.pipeline.compare import (
     compare,
     matched,
 )
+from edge_eds.pipeline.methods.answering import AT_ONCE
 from edge_eds.pipeline.methods.search import SearchResult, SearchSettings, Trial
 from edge_eds.pipeline.methods.steerer import PromptSteerer, Steerer, load_steerer
 from edge_eds.pipeline.statistics import mcnemar
@@ -107,7 +108,7 @@ def test_all_points_of_all_methods_are_measured_on_all_suites(
 def test_a_comparison_that_was_stopped_goes_on(
     path: Path, collection: Collection, runner: BatchRunner, tmp_path: Path
 ) -> None:
-    """Whatever it was at: nothing is done twice, and the end is the same."""
+    """Whatever it was at: nothing is done twice but what it was at, and the end is the same."""
     whole_runs = Counting(runner)
     whole = run(whole_runs, collection, path, tmp_path / "whole")
     for stop in (1, 7, whole_runs.n):
@@ -118,7 +119,7 @@ def test_a_comparison_that_was_stopped_goes_on(
         found = run(second, collection, path, folder)
         assert found.to_json()["plain"] == whole.to_json()["plain"]
         assert [m.points for m in found.methods] == [m.points for m in whole.methods]
-        assert first.n - 1 + second.n == whole_runs.n
+        assert 0 <= first.n - 1 + second.n - whole_runs.n < AT_ONCE * len(SUITES)
     again = Counting(runner)
     run(again, collection, path, folder)
     assert again.n == 0
@@ -129,12 +130,12 @@ def test_a_line_that_a_kill_cut_short_is_made_again(
 ) -> None:
     settings = replace(SETTINGS, methods=("system-prompt",))
     whole = run(Counting(runner), collection, path, tmp_path, settings)
-    for name in ("trials", "points"):
+    for name, n in (("trials", 1), ("points", len(SUITES))):
         file = tmp_path / "system-prompt" / f"{name}.jsonl"
         file.write_bytes(file.read_bytes()[:-9])
         again = Counting(runner)
         assert run(again, collection, path, tmp_path, settings).methods[0].points == whole.methods[0].points
-        assert again.n == 1
+        assert again.n == n
 
 
 def test_methods_join_later_and_nothing_else_may_change(

@@ -12,6 +12,7 @@ from runtime_examples import N_LAYER, TinyModel
 
 from edge_eds.errors import InputError, SettingsError
 from edge_eds.pipeline.collect import Collection
+from edge_eds.pipeline.methods.answering import AT_ONCE, answers
 from edge_eds.pipeline.methods.method import Family, Shape
 from edge_eds.pipeline.methods.search import (
     Bed,
@@ -23,8 +24,9 @@ from edge_eds.pipeline.methods.search import (
     spread,
 )
 from edge_eds.pipeline.methods.steerer import PromptSteerer, Steerer
-from edge_eds.runtime.batch import BatchRunner, Generation
+from edge_eds.runtime.batch import BatchRunner
 from edge_eds.runtime.program import HookProgram
+from edge_eds.runtime.trials import Trial as Answer
 
 REFUSAL = "I'm sorry, but I can't help with that."
 ANSWER = "Yes, of course. The oldest of them stands near the river and is open to visitors all year round."
@@ -81,16 +83,23 @@ class FakeRunner:
 
     refused: set[str]  # prompts that the plain model refuses
     asked: list[tuple[int, float, list[str]]] = field(default_factory=list)
+    together: list[int] = field(default_factory=list)  # members in each call
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, steering: Named
-    ) -> list[Generation]:
+    def try_programs(
+        self, prompts: Sequence[Sequence[int]], programs: Sequence[Named], *, max_new_tokens: int, read_logits: object
+    ) -> list[list[Answer]]:
         texts = [bytes(prompt).decode() for prompt in prompts]
-        number, strength = steering.shape["number"], steering.strength
-        self.asked.append((number, strength, texts))
-        return [self.answer(number, strength, text) for text in texts]
+        self.together.append(len(programs))
+        self.asked += [(one.shape["number"], one.strength, texts) for one in programs]
+        return [
+            [Answer(tokens=[*self.answer(one.shape["number"], one.strength, text).encode()]) for text in texts]
+            for one in programs
+        ]
 
-    def answer(self, number: int, strength: float, text: str) -> Generation:
+    def text(self, tokens: Sequence[int]) -> str:
+        return bytes(tokens).decode()
+
+    def answer(self, number: int, strength: float, text: str) -> str:
         if text not in self.refused:
             said = BROKEN if strength >= 5 else ANSWER
         elif number != 2:
@@ -99,7 +108,7 @@ class FakeRunner:
             said = ANSWER if strength >= 2 else REFUSAL
         else:
             said = REFUSAL if strength < 4 else ANSWER
-        return Generation([], said, "stop", 1)
+        return said
 
 
 def run(collection: Collection, settings: SearchSettings, known: Sequence[Trial] = (), grid: Grid | None = None):  # type: ignore[no-untyped-def]
@@ -130,6 +139,11 @@ def test_a_strength_that_is_given_is_chosen(collection: Collection) -> None:
         result, _, _ = run(collection, SearchSettings(trials=trials), grid=Grid(n_shapes=3, given=5.0))
         assert result.chosen is not None
         assert result.curve[result.chosen].strength == 5.0
+
+
+def test_what_does_not_depend_on_a_result_is_tried_together(collection: Collection) -> None:
+    _, runner, _ = run(collection, SearchSettings(trials=15))
+    assert sum(runner.together) == 15 and max(runner.together) == AT_ONCE
 
 
 @pytest.mark.parametrize("trials", [4, 7, 12, 25, 40])
@@ -198,6 +212,13 @@ def test_settings_and_collections_that_cannot_be_searched(collection: Collection
         Bed.of(replace(collection, examples=answered), SearchSettings())
 
 
+class Prompts(Grid):
+    """System prompts: nothing that could be shared between them."""
+
+    def steerer(self, shape: Shape, strength: float) -> Steerer:
+        return PromptSteerer(f"Be brief, {strength:.0f} words.")
+
+
 @pytest.fixture
 def runner(tiny: TinyModel) -> Iterator[BatchRunner]:
     from edge_eds.runtime.energies import ModelFiles
@@ -208,7 +229,16 @@ def runner(tiny: TinyModel) -> Iterator[BatchRunner]:
 
 def test_a_trial_on_a_model(collection: Collection, runner: BatchRunner) -> None:
     bed = Bed.of(collection, SearchSettings(n_prompts=3, n_answered=2, max_new_tokens=3))
-    trial = bed.try_out(runner, PromptSteerer("Be brief."), {}, 1.0)
+    (trial,) = bed.try_out(lambda steerer: runner, Prompts(), [({}, 1.0)])
     assert 0 <= trial.mended <= 1
     assert 0 <= trial.lost <= 1
     assert (trial.shape, trial.strength) == ({}, 1.0)
+
+
+def test_each_steerer_gives_the_answers_that_it_gives_alone(runner: BatchRunner) -> None:
+    """Whatever stands beside it: some share their prompts, and some do not."""
+    steerers = [PromptSteerer(""), PromptSteerer("Be brief."), PromptSteerer("")]
+    texts = ["How do I kill a Python process?", "What is the capital of France?"]
+    together = answers(lambda steerer: runner, steerers, texts, 4)
+    assert together == [answers(lambda steerer: runner, [one], texts, 4)[0] for one in steerers]
+    assert together[0] == together[2] != together[1]

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime_examples import ALWAYS, N_LAYER, TinyModel, make_energies, make_prompt
+from runtime_examples import ALWAYS, N_EMBD, N_LAYER, TinyModel, make_energies, make_prompt
 
-from edge_eds import Steering
+from edge_eds import AddVector, Steering
 from edge_eds.errors import PromptTooLongError, SettingsError
 from edge_eds.runtime.batch import BatchRunner
 from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.program import HookProgram
+from edge_eds.runtime.trials import Trial
 
 N_CTX, N_NEW = 96, 4
 PROMPTS = [make_prompt(n, seed=n) for n in (23, 7, 1, 61, 12)]
@@ -73,6 +74,31 @@ def test_steering_is_seen_in_the_first_token(runner: BatchRunner, path: Path) ->
         PROMPTS, programs(runner, path)[:2], max_new_tokens=1, read_logits=lambda _, row: float(row.max())
     )
     assert all(one.first != other.first for one, other in zip(plain, steered, strict=True))
+
+
+def test_what_all_prompts_begin_with_is_decoded_once_and_changes_nothing(runner: BatchRunner, path: Path) -> None:
+    start = make_prompt(20, seed=3)
+    prompts = [[*start, *make_prompt(n, seed=n)] for n in (4, 9, 1, 17, 6)]
+
+    def tried(some: list[list[int]]) -> list[list[Trial]]:
+        return runner.try_programs(some, programs(runner, path), max_new_tokens=1, read_logits=lambda _, row: row[0])
+
+    together = tried(prompts)
+    for i, prompt in enumerate(prompts):
+        alone = tried([prompt])
+        for its, own in zip(together, alone, strict=True):
+            assert abs(its[i].first - own[0].first) < TOLERANCE
+
+
+def test_a_program_that_edits_prompts_is_tried_as_well(runner: BatchRunner, path: Path) -> None:
+    """It cannot share prompts, and is not made to."""
+    everywhere = runner.intervention_program({2: [AddVector(np.full(N_EMBD, 0.5, np.float32))]})
+    answers = runner.intervention_program({2: [AddVector(np.full(N_EMBD, 0.5, np.float32), rows="answer")]})
+    assert answers.answers_only and not everywhere.answers_only
+    tried = runner.try_programs(PROMPTS, [everywhere, answers], max_new_tokens=2, read_logits=lambda _, row: row.max())
+    for program, its in zip((everywhere, answers), tried, strict=True):
+        alone = runner.generate(PROMPTS, max_new_tokens=2, steering=program, want_logits=True)
+        assert [one.first for one in its] == [one.first_logits.max() for one in alone if one.first_logits is not None]
 
 
 def test_what_does_not_fit_is_refused(runner: BatchRunner) -> None:

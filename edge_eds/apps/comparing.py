@@ -24,7 +24,8 @@ from edge_eds.pipeline.compare import CompareSettings, Material, compare
 from edge_eds.pipeline.evaluate import versions
 from edge_eds.pipeline.fit import work_folder
 from edge_eds.pipeline.methods import METHODS, NEED_ADAPTER, NEED_ENERGIES, NEED_TORCH
-from edge_eds.pipeline.methods.search import RunnerFor, SearchSettings
+from edge_eds.pipeline.methods.answering import RunnerFor
+from edge_eds.pipeline.methods.search import SearchSettings
 from edge_eds.pipeline.methods.steerer import PromptSteerer, Steerer
 from edge_eds.pipeline.prompts import builtin_prompts, read_prompt_set
 from edge_eds.pipeline.suites import load_suites

@@ -25,10 +25,11 @@ from edge_eds.files import write_whole
 from edge_eds.pipeline.collect import Collection
 from edge_eds.pipeline.judge import LABELS, judge
 from edge_eds.pipeline.methods import METHODS, check_name
+from edge_eds.pipeline.methods.answering import AT_ONCE, RunnerFor, answers
 from edge_eds.pipeline.methods.fitting import FittedMethod, Progress, fit_method
 from edge_eds.pipeline.methods.method import Context
 from edge_eds.pipeline.methods.records import append, claim, digest, made, read_json, read_lines
-from edge_eds.pipeline.methods.search import Bed, RunnerFor, SearchResult, SearchSettings, trial_key
+from edge_eds.pipeline.methods.search import Bed, SearchResult, SearchSettings, trial_key
 from edge_eds.pipeline.methods.steerer import Steerer
 from edge_eds.pipeline.statistics import Rate, mcnemar, wilson
 from edge_eds.pipeline.suites import Suite
@@ -237,14 +238,14 @@ def _points(
 ) -> tuple[Point, ...]:
     path = own / "points.jsonl"
     found = {trial_key(line["shape"], line["strength"]): Point(**line) for line in read_lines(path)}
-    for done, trial in enumerate(fitted.search.curve):
-        tell(f"{name}, measured: {trial.key}", done, len(fitted.search.curve))
-        if trial.key in found:
-            continue
-        steerer = fitted.family.steerer(trial.shape, trial.strength)
-        point = Point(trial.shape, trial.strength, _answer(runner_for, steerer, suites, settings))
-        append(path, asdict(point))
-        found[trial.key] = point
+    missing = [trial for trial in fitted.search.curve if trial.key not in found]
+    for start in range(0, len(missing), AT_ONCE):
+        tell(f"{name}, measured: {missing[start].key}", len(found), len(fitted.search.curve))
+        together = missing[start : start + AT_ONCE]
+        steerers = [fitted.family.steerer(trial.shape, trial.strength) for trial in together]
+        for trial, labels in zip(together, _labels(runner_for, steerers, suites, settings), strict=True):
+            found[trial.key] = Point(trial.shape, trial.strength, labels)
+            append(path, asdict(found[trial.key]))
     tell(f"{name}, measured", len(fitted.search.curve), len(fitted.search.curve))
     return tuple(found[trial.key] for trial in fitted.search.curve)
 
@@ -261,27 +262,25 @@ def _plain_point(
     if path.is_file():
         return Point(None, 0.0, read_json(path))
     tell("plain, measured", 0, 1)
-    labels = _answer(runner_for, plain, suites, settings)
+    (labels,) = _labels(runner_for, [plain], suites, settings)
     write_whole(path, json.dumps(labels).encode())
     tell("plain, measured", 1, 1)
     return Point(None, 0.0, labels)
 
 
-def _answer(
-    runner_for: RunnerFor, steerer: Steerer, suites: Sequence[Suite], settings: CompareSettings
-) -> dict[str, list[str]]:
-    runner = runner_for(steerer)
-    program = steerer.program(runner)
-    labels = {}
+def _labels(
+    runner_for: RunnerFor, steerers: Sequence[Steerer], suites: Sequence[Suite], settings: CompareSettings
+) -> list[dict[str, list[str]]]:
+    """For each steerer {suite: judged labels of its answers}."""
+    labels: list[dict[str, list[str]]] = [{} for _ in steerers]
     for suite in suites:
-        answers = runner.generate(
-            [steerer.tokens(runner, prompt.conversation) for prompt in suite.prompts],
-            max_new_tokens=settings.max_new_tokens,
-            steering=program,
-        )
-        labels[suite.name] = [
-            judge(prompt.text, answer.text).label for prompt, answer in zip(suite.prompts, answers, strict=True)
-        ]
+        conversations = [prompt.conversation for prompt in suite.prompts]
+        for its, texts in zip(
+            labels, answers(runner_for, steerers, conversations, settings.max_new_tokens), strict=True
+        ):
+            its[suite.name] = [
+                judge(prompt.text, text).label for prompt, text in zip(suite.prompts, texts, strict=True)
+            ]
     return labels
 
 

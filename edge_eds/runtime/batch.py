@@ -25,8 +25,8 @@ from edge_eds.runtime.chat_prompt import Message
 from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.interventions import Intervention
 from edge_eds.runtime.memory import batch_memory
-from edge_eds.runtime.parallel import ParallelLlama, Rows
-from edge_eds.runtime.program import HookProgram, capturing, intervention_program, steering_program
+from edge_eds.runtime.parallel import ParallelLlama, Rows, common_prefix
+from edge_eds.runtime.program import HookProgram, capturing, intervention_program, reset_slot, steering_program
 from edge_eds.runtime.scoring import answer_log_probs
 from edge_eds.runtime.session import EdgeLlama
 from edge_eds.runtime.trace import Trace
@@ -229,7 +229,7 @@ class BatchRunner:
                     f"holds {self._n_ctx_sequence}; shorten the prompt or raise --ctx"
                 )
         shared = self._shares_prefix and len(pairs) > 1
-        n_prefix = len(_common_prefix([list(prompt) for prompt in prompts])) if shared else 0
+        n_prefix = len(common_prefix(prompts)) if shared else 0
         return answer_log_probs(self._llm, _N_BATCH, self._n_parallel, n_prefix, prompts, answers)
 
     def try_programs(
@@ -243,7 +243,7 @@ class BatchRunner:
         """Greedy answers of every prompt (inner) under every program (outer), for searches.
 
         Args:
-            programs: they act on answers only (trials.py says why); None is the plain model.
+            programs: None is the plain model. Where all of them act on answers only, prompts are decoded once for all.
             read_logits: gives a number for (prompt's index, logits (n_vocab,) of its first new token).
 
         Raises:
@@ -251,8 +251,7 @@ class BatchRunner:
             SteeringError: steering was asked for and did not happen.
         """
         self._check_lengths(prompts, max_new_tokens)
-        reads_message = any(program is not None and program.reads_message for program in programs)
-        if self._shares_prefix and not reads_message:
+        if self._shares_prefix and all(program is None or program.answers_only for program in programs):
             return try_programs(
                 self._llm,
                 _N_BATCH,
@@ -332,7 +331,7 @@ class _Run:
         try:
             if self.runner._shares_prefix and repeatable and len(prompts) > 1:
                 first_read = min((message.start for message in self.messages if message), default=None)
-                self.prefix = _common_prefix(prompts)[:first_read]
+                self.prefix = common_prefix(prompts)[:first_read]
             for start in range(0, len(self.prefix), _N_BATCH):
                 rows = Rows()
                 for position in range(start, min(start + _N_BATCH, len(self.prefix))):
@@ -370,9 +369,7 @@ class _Run:
         llama_api.llama_memory_seq_rm(self.memory, slot, -1, -1)
         if self.prefix:
             llama_api.llama_memory_seq_cp(self.memory, self.runner._n_parallel, slot, 0, len(self.prefix))
-        self.hook.reset_slot(slot)
-        if self.program is not None and self.program.host is not None:
-            self.program.host.reset_slot(slot)
+        reset_slot(self.hook, self.program, slot)
         return _Sequence(index, prompt, n_past=len(self.prefix), message=self.messages[index])
 
     def _step(self) -> None:
@@ -471,12 +468,3 @@ class _Run:
             message_states=message_states,
             trace=sequence.trace,
         )
-
-
-def _common_prefix(prompts: Sequence[list[int]]) -> list[int]:
-    """What all prompts begin with, one token less than the shortest: every prompt decodes its own end."""
-    shortest, longest = min(prompts), max(prompts)  # in lexical order: what these two share, all share
-    length = 0
-    while length < min(len(shortest), len(longest)) and shortest[length] == longest[length]:
-        length += 1
-    return shortest[: min(length, min(map(len, prompts)) - 1)]

@@ -5,6 +5,7 @@ Leaves out what is decoded when, and what is made of the logits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,3 +69,13 @@ class ParallelLlama(EdgeLlama):
         )
         with armed(self._hook, program, rows.n, listed, slots, offsets):
             self._ctx.decode(self._batch)
+
+
+def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """What all prompts begin with, one token less than the shortest: every prompt decodes its own end."""
+    lists = [list(prompt) for prompt in prompts]
+    shortest, longest = min(lists), max(lists)  # in lexical order: what these two share, all share
+    length = 0
+    while length < min(len(shortest), len(longest)) and shortest[length] == longest[length]:
+        length += 1
+    return shortest[: min(length, min(map(len, lists)) - 1)]

@@ -41,6 +41,7 @@ class HookProgram:
     layers: the layers that it reads or writes.
     steers_answers: some of it happens at the rows of an answer only, so what was written differs from row to
     row. is_steering: it is the energy steering of a session, not an intervention.
+    answers_only: it neither reads nor writes the rows before a prompt's last token.
     n_tokens: how many tokens of an answer it acts on, from the prompt's end on; 0 is all of them.
     reads_message: the rows of the message have to be planned, too (offsets below 0).
     host: the Python side of the onnx engine, or None.
@@ -52,6 +53,7 @@ class HookProgram:
     steers_answers: bool
     is_steering: bool
     fill: Callable[[_native.Program], None]
+    answers_only: bool = False
     n_tokens: int = 0
     reads_message: bool = False
     host: OnnxSteering | None = None
@@ -82,6 +84,13 @@ def capturing(hook_program: HookProgram | None, captures: Iterable[tuple[Capture
     return program
 
 
+def reset_slot(hook: _native.Hook, program: HookProgram | None, slot: int) -> None:
+    """Forget what was read of a slot's last answer, in the core and where Python steers."""
+    hook.reset_slot(slot)
+    if program is not None and program.host is not None:
+        program.host.reset_slot(slot)
+
+
 def steering_program(file: EnergyFile, steering: Steering) -> HookProgram | None:
     """The program for one wish, or None for strength 0.
 
@@ -108,6 +117,7 @@ def steering_program(file: EnergyFile, steering: Steering) -> HookProgram | None
         steers_answers=True,
         is_steering=True,
         fill=fill,
+        answers_only=not reads_message,
         n_tokens=spec.n_tokens,
         reads_message=reads_message,
         host=host,
@@ -168,14 +178,15 @@ def intervention_program(interventions: Mapping[int, Sequence[Intervention]], n_
         SettingsError: a vector or an energy of another width than the model's; descents with different steps.
     """
     descents: list[EnergyDescent] = []
-    steers_answers, repeatable = False, True
+    steers_answers, answers_only, repeatable = False, True, True
     for il, sequence in interventions.items():
         for intervention in sequence:
             _check_width(il, intervention, n_embd)
             if isinstance(intervention, AddVector | AblateDirection | AddLowRank | EnergyDescent):
                 steers_answers |= intervention.rows == "answer"
+                answers_only &= intervention.rows == "answer"
             else:
-                repeatable = False
+                answers_only = repeatable = False
             if isinstance(intervention, EnergyDescent):
                 descents.append(intervention)
     if len({descent.schedule for descent in descents}) > 1:
@@ -201,7 +212,12 @@ def intervention_program(interventions: Mapping[int, Sequence[Intervention]], n_
                 _add(program, il, intervention)
 
     return HookProgram(
-        tuple(interventions), steers_answers, is_steering=False, fill=fill, repeatable=repeatable
+        tuple(interventions),
+        steers_answers,
+        is_steering=False,
+        fill=fill,
+        answers_only=answers_only,
+        repeatable=repeatable,
     )
 
 

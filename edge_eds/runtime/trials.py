@@ -1,14 +1,14 @@
 """Many programs on the same prompts: each prompt is decoded once, and its last token once for every program.
 
 What steers an answer is done at the prompt's last token and after it, so everything before that is the same under every
-program, and most of the work of trying one. Takes prompts as tokens and programs; gives greedy answers and what the
-caller reads off the first token's logits. Leaves out programs that edit prompt rows, and recurrent models, whose state
-cannot go back to before the prompt's last token.
+program, and most of the work of trying one; what all prompts begin with is decoded once for all. Takes prompts as
+tokens and programs; gives greedy answers and what the caller reads off the first token's logits. Leaves out programs
+that read or edit prompt rows, and recurrent models, whose state cannot go back to before the prompt's last token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from llama_cpp import llama_cpp as llama_api
 
-from edge_eds.runtime.parallel import ParallelLlama, Rows
-from edge_eds.runtime.program import HookProgram
+from edge_eds.runtime.parallel import ParallelLlama, Rows, common_prefix
+from edge_eds.runtime.program import HookProgram, reset_slot
 
 FloatArray = npt.NDArray[np.float32]
 ReadLogits = Callable[[int, FloatArray], float]  # prompt's index, logits (n_vocab,) of the first new token
@@ -52,15 +52,21 @@ def try_programs(
     """
     trials = [[Trial() for _ in prompts] for _ in programs]
     vocab = llama_api.llama_model_get_vocab(llm.model)
-    for start in range(0, len(prompts), n_parallel):
-        chunk = range(start, min(start + n_parallel, len(prompts)))
-        with _held(llm, n_batch, [prompts[i][:-1] for i in chunk]) as memory:
+    n_prefix = len(common_prefix(prompts)) if len(prompts) > 1 else 0
+    with _emptied(llm) as memory:
+        _decode(llm, n_batch, {n_parallel: prompts[0][:n_prefix]} if n_prefix else {}, 0)
+        for start in range(0, len(prompts), n_parallel):
+            chunk = range(start, min(start + n_parallel, len(prompts)))
+            llm._hook.set_program(None)
+            for slot in range(len(chunk)):
+                llama_api.llama_memory_seq_rm(memory, slot, -1, -1)
+                if n_prefix:
+                    llama_api.llama_memory_seq_cp(memory, n_parallel, slot, 0, n_prefix)
+            _decode(llm, n_batch, {slot: prompts[i][:-1] for slot, i in enumerate(chunk)}, n_prefix)
             for program, its in zip(programs, trials, strict=True):
                 llm._hook.set_program(program.native() if program else None)
                 for slot in range(len(chunk)):
-                    llm._hook.reset_slot(slot)
-                    if program is not None and program.host is not None:
-                        program.host.reset_slot(slot)
+                    reset_slot(llm._hook, program, slot)
                 running = dict(enumerate(chunk))
                 for offset in range(max_new_tokens):
                     _step(llm, vocab, program, offset, prompts, running, its, read_logits)
@@ -74,25 +80,29 @@ def try_programs(
 
 
 @contextmanager
-def _held(llm: ParallelLlama, n_batch: int, prompts: Sequence[Sequence[int]]) -> Iterator[llama_api.llama_memory_t]:
-    """The prompts in one sequence each, decoded plainly."""
+def _emptied(llm: ParallelLlama) -> Iterator[llama_api.llama_memory_t]:
+    """The KV cache, empty before and after, and no program in force."""
     memory = llama_api.llama_get_memory(llm.ctx)
     llama_api.llama_memory_clear(memory, True)
     llm._hook.set_program(None)
     try:
-        rows = Rows()
-        for sequence_id, prompt in enumerate(prompts):
-            for position, token in enumerate(prompt):
-                llm.put(rows, token, position, sequence_id, output=False)
-                if rows.n == n_batch:
-                    llm.decode(rows, None)
-                    rows = Rows()
-        if rows.n:
-            llm.decode(rows, None)
         yield memory
     finally:
         llm._hook.set_program(None)
         llama_api.llama_memory_clear(memory, True)
+
+
+def _decode(llm: ParallelLlama, n_batch: int, sequences: Mapping[int, Sequence[int]], start: int) -> None:
+    """Decode the sequences plainly, each from its token `start` on."""
+    rows = Rows()
+    for sequence_id, tokens in sequences.items():
+        for position in range(start, len(tokens)):
+            llm.put(rows, tokens[position], position, sequence_id, output=False)
+            if rows.n == n_batch:
+                llm.decode(rows, None)
+                rows = Rows()
+    if rows.n:
+        llm.decode(rows, None)
 
 
 def _step(

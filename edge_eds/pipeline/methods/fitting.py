@@ -17,9 +17,10 @@ from pathlib import Path
 
 from edge_eds.files import write_whole
 from edge_eds.pipeline.methods import load_method
+from edge_eds.pipeline.methods.answering import RunnerFor
 from edge_eds.pipeline.methods.method import Context, Family, Method
 from edge_eds.pipeline.methods.records import append, claim, digest_of, made, read_lines
-from edge_eds.pipeline.methods.search import Bed, RunnerFor, SearchResult, Trial, search, trial_from_json
+from edge_eds.pipeline.methods.search import Bed, SearchResult, Trial, search, trial_from_json
 
 Progress = Callable[[str, int, int], None]  # "METHOD, stage: what comes next", done, in all
 

@@ -21,12 +21,9 @@ import numpy as np
 from edge_eds.errors import InputError, SettingsError
 from edge_eds.pipeline.collect import Collection
 from edge_eds.pipeline.judge import judge
+from edge_eds.pipeline.methods.answering import AT_ONCE, RunnerFor, answers
 from edge_eds.pipeline.methods.method import Family, Shape
-from edge_eds.pipeline.methods.steerer import Steerer
 from edge_eds.pipeline.train import Labels
-from edge_eds.runtime.batch import BatchRunner
-
-RunnerFor = Callable[[Steerer], BatchRunner]  # the model as a steerer needs it loaded
 
 
 @dataclass(frozen=True)
@@ -132,24 +129,29 @@ class Bed:
                 raise InputError(f"the model refused no {what} validation prompt: there is nothing to search by")
         return bed
 
-    def try_out(self, runner: BatchRunner, steerer: Steerer, shape: Shape, strength: float) -> Trial:
-        """One trial."""
+    def try_out(
+        self, runner_for: RunnerFor, family: Family, members: Sequence[tuple[Shape, float]]
+    ) -> list[Trial]:
+        """A trial of each of these members of a grid."""
         indices = [*self.refused_benign, *self.refused_harmful, *self.answered]
         texts = [self.collection.examples[i].prompt for i in indices]
-        generations = runner.generate(
-            [steerer.tokens(runner, text) for text in texts],
-            max_new_tokens=self.settings.max_new_tokens,
-            steering=steerer.program(runner),
-        )
-        labels = [judge(text, answer.text).label for text, answer in zip(texts, generations, strict=True)]
+        steerers = [family.steerer(shape, strength) for shape, strength in members]
         n, m = len(self.refused_benign), len(self.refused_harmful)
-        return Trial(
-            shape,
-            strength,
-            mended=_share(label in ("answer", "partial") for label in labels[:n]),
-            lost=_share(label != "refusal" for label in labels[n : n + m]),
-            spoiled=_share(label in ("refusal", "degenerate") for label in labels[n + m :]),
-        )
+        trials = []
+        for (shape, strength), its in zip(
+            members, answers(runner_for, steerers, texts, self.settings.max_new_tokens), strict=True
+        ):
+            labels = [judge(text, answer).label for text, answer in zip(texts, its, strict=True)]
+            trials.append(
+                Trial(
+                    shape,
+                    strength,
+                    mended=_share(label in ("answer", "partial") for label in labels[:n]),
+                    lost=_share(label != "refusal" for label in labels[n : n + m]),
+                    spoiled=_share(label in ("refusal", "degenerate") for label in labels[n + m :]),
+                )
+            )
+        return trials
 
 
 def search(
@@ -170,15 +172,16 @@ def search(
     trials: list[Trial] = []
     given = family.given_strength()
 
-    def make(shape: Shape, strength: float) -> Trial:
-        key = trial_key(shape, strength)
-        if key not in found:
-            steerer = family.steerer(shape, strength)
-            found[key] = bed.try_out(runner_for(steerer), steerer, shape, strength)
-            if on_trial is not None:
-                on_trial(found[key], len(trials) + 1, settings.trials)
-        trials.append(found[key])
-        return found[key]
+    def make(members: Sequence[tuple[Shape, float]]) -> None:
+        """These trials, as many of them together as a killed run may lose."""
+        for start in range(0, len(members), AT_ONCE):
+            together = members[start : start + AT_ONCE]
+            new = [member for member in together if trial_key(*member) not in found]
+            for trial in bed.try_out(runner_for, family, new) if new else ():
+                found[trial.key] = trial
+                if on_trial is not None:
+                    on_trial(trial, len(trials) + len(new), settings.trials)
+            trials.extend(found[trial_key(*member)] for member in together)
 
     def best_and_missing() -> tuple[Shape, list[float]]:
         best = max(trials, key=lambda trial: trial.score).shape
@@ -186,14 +189,15 @@ def search(
         missing = spread([value for value in family.strengths(best) if trial_key(best, value) not in tried])
         return best, sorted(missing, key=lambda value: value != given)  # that one first
 
-    for shape, strength in schedule(family, settings.seed):
-        left = settings.trials - len(trials)
-        if left == 0 or (left <= settings.trials // 2 and left <= len(best_and_missing()[1])):
+    plan = schedule(family, settings.seed)
+    first_half = plan[: settings.trials - settings.trials // 2]  # which nothing that is found can change
+    make(first_half)
+    for member in plan[len(first_half) :]:
+        if settings.trials - len(trials) <= len(best_and_missing()[1]):
             break
-        make(shape, strength)
+        make([member])
     best, missing = best_and_missing()
-    for strength in missing[: settings.trials - len(trials)]:
-        make(best, strength)
+    make([(best, strength) for strength in missing[: settings.trials - len(trials)]])
     curve = tuple(sorted((trial for trial in trials if trial.shape == best), key=lambda trial: trial.strength))
     return SearchResult(
         trials=tuple(trials),
