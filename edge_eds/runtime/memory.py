@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_eds.energy.gguf_header import GgufHeader
+from edge_eds.files import size_text
 
 _SHARE = 0.25  # of the free memory that the caches of all answers may take
 _CGROUP = Path("/sys/fs/cgroup")
@@ -26,7 +27,7 @@ class BatchMemory:
 
     def __str__(self) -> str:
         answers = "answer" if self.n_parallel == 1 else "answers"
-        weights, cache = (f"{n_bytes / 1e6:.0f} MB" for n_bytes in (self.weights, self.cache))
+        weights, cache = size_text(self.weights), size_text(self.cache)
         return f"{self.n_parallel} {answers} at a time: {weights} of weights, {cache} of cache"
 
 

@@ -36,7 +36,7 @@ from edge_eds.runtime.hub_name import is_hub_name
 from edge_eds.runtime.interventions import Intervention
 from edge_eds.runtime.message import NO_MESSAGE, MessageFinder
 from edge_eds.runtime.model_file import CHAT_TEMPLATE_KEY, check_adapter, check_chat_model, hook_shape
-from edge_eds.runtime.program import HookProgram, intervention_program, steering_program
+from edge_eds.runtime.program import HookProgram, intervention_program, reset_slot, steering_program
 from edge_eds.runtime.trace import Trace
 
 _SLOT = 0  # a session has one timeline, so one answer at a time
@@ -206,9 +206,7 @@ class EdgeLlama(Llama):
         self._forget_gate()
 
     def _forget_gate(self) -> None:
-        self._hook.reset_slot(_SLOT)
-        if self._program is not None and self._program.host is not None:
-            self._program.host.reset_slot(_SLOT)
+        reset_slot(self._hook, self._program, _SLOT)
 
     @property
     def _origin(self) -> str:

@@ -26,7 +26,7 @@ from edge_eds.errors import ModelError, PromptTooLongError, SettingsError, Steer
 from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.message import NO_MESSAGE
 from edge_eds.runtime.parallel import ParallelLlama, Rows
-from edge_eds.runtime.program import HookProgram, capturing
+from edge_eds.runtime.program import HookProgram, capturing, reset_slot
 from edge_eds.runtime.sampling import TokenSampling, make_sampler
 from edge_eds.runtime.session import EdgeLlama
 from edge_eds.runtime.trace import Trace
@@ -218,9 +218,7 @@ class Slots:
         again = task.prompt[: message.start + 1] if message else task.prompt  # the last of it is decoded in any case
         slot = self._take_slot(again, _PLAIN if program is None else program.key)
         answer = Answering(task, len(slot.rows), _slot=slot, _program=program, _message=message, _sampler=sampler)
-        self._hook.reset_slot(slot.index)
-        if program is not None and program.host is not None:
-            program.host.reset_slot(slot.index)
+        reset_slot(self._hook, program, slot.index)
         slot.answer = answer
         answer._last_step = self._n_steps
         return answer
