@@ -29,6 +29,7 @@ from edge_eds.runtime import batch as batch_module
 from edge_eds.runtime import message as message_module
 from edge_eds.runtime.batch import BatchRunner
 from edge_eds.runtime.energies import ModelFiles
+from edge_eds.runtime.program import share_prompts
 from edge_eds.runtime.slots import Slots, Task
 
 TEXTS = ["what is a bird", "why?", "tell me, in a few words of one line, why it is that birds of one kind sing at noon"]
@@ -208,6 +209,42 @@ def test_in_a_batch_every_answer_has_its_own_message(
         assert a.message_states is not None and b.message_states is not None
         np.testing.assert_allclose(a.message_states[1], b.message_states[1], atol=0.05)
     assert [trial.tokens for trial in tried[0]] == [generation.tokens for generation in found]
+
+
+def test_programs_that_read_the_message_alike_are_tried_on_the_same_prompts(
+    path: Path, energies: EnergyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else they do: what is read of a message belongs to it, not to the program that was there."""
+    with BatchRunner(ModelFiles(path), n_parallel=2, n_ctx=256, n_threads=1, energy=energies) as runner:
+        prompts = [runner.chat_tokens(text) for text in TEXTS]
+        answers = runner.generate(prompts, max_new_tokens=1, steering=Steering())
+        low, high, _ = sorted(one.trace.gate_score for one in answers if one.trace.gate_score is not None)
+        some = Steering(gate_benign=(low + high) / 2, gate_harmful=(low + high) / 2)
+        wishes = (Steering(), some, Steering(strength=0.5, gate_benign=ALWAYS, gate_harmful=ALWAYS))
+        programs = [runner.energy_program(energies, wish) for wish in wishes]
+        alone = [
+            runner.generate(prompts, max_new_tokens=3, steering=program, want_logits=True)
+            for program in (programs[1], None, *programs)
+        ]
+        monkeypatch.setattr(runner, "generate", None)  # it would decode the prompts again
+        tried = runner.try_programs(
+            prompts, [programs[1], None, *programs], max_new_tokens=3, read_logits=lambda _, row: float(row.max())
+        )
+    for its, generations in zip(tried, alone, strict=True):
+        for trial, generation in zip(its, generations, strict=True):
+            assert generation.first_logits is not None
+            assert trial.first == pytest.approx(generation.first_logits.max(), abs=0.05)
+            assert trial.tokens[:1] == generation.tokens[:1]
+    assert len({tuple(trial.first for trial in its) for its in tried}) == 4  # 1 and 3 are the same, no others
+
+
+def test_programs_that_read_the_message_in_different_ways_share_nothing(path: Path, energies: EnergyFile) -> None:
+    with BatchRunner(ModelFiles(path), n_parallel=2, n_ctx=256, n_threads=1, energy=energies) as runner:
+        one, same = (runner.energy_program(energies, Steering(strength=strength)) for strength in (1.0, 0.5))
+        other = runner.energy_program(make_energies(path, reads_message=True), Steering())
+        onnx = runner.energy_program(energies, Steering(engine="onnx"))
+    assert share_prompts([one, None, same])
+    assert not share_prompts([one, other]) and not share_prompts([one, onnx]) and not share_prompts([onnx])
 
 
 def test_slots_answer_with_several_strengths_at_once(path: Path, energies: EnergyFile) -> None:

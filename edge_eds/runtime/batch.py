@@ -26,7 +26,14 @@ from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.interventions import Intervention
 from edge_eds.runtime.memory import batch_memory
 from edge_eds.runtime.parallel import ParallelLlama, Rows, common_prefix
-from edge_eds.runtime.program import HookProgram, capturing, intervention_program, reset_slot, steering_program
+from edge_eds.runtime.program import (
+    HookProgram,
+    capturing,
+    intervention_program,
+    reset_slot,
+    share_prompts,
+    steering_program,
+)
 from edge_eds.runtime.scoring import answer_log_probs
 from edge_eds.runtime.session import EdgeLlama
 from edge_eds.runtime.trace import Trace
@@ -243,7 +250,8 @@ class BatchRunner:
         """Greedy answers of every prompt (inner) under every program (outer), for searches.
 
         Args:
-            programs: None is the plain model. Where all of them act on answers only, prompts are decoded once for all.
+            programs: None is the plain model. Where all of them act on answers only, and read prompts alike, prompts
+                are decoded once for all.
             read_logits: gives a number for (prompt's index, logits (n_vocab,) of its first new token).
 
         Raises:
@@ -251,7 +259,7 @@ class BatchRunner:
             SteeringError: steering was asked for and did not happen.
         """
         self._check_lengths(prompts, max_new_tokens)
-        if self._shares_prefix and all(program is None or program.answers_only for program in programs):
+        if self._shares_prefix and share_prompts(programs):
             return try_programs(
                 self._llm,
                 _N_BATCH,

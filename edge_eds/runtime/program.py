@@ -16,7 +16,7 @@ import numpy.typing as npt
 from edge_eds import _native
 from edge_eds.energy.engines import native_layer_energy, takes_native
 from edge_eds.energy.file import EnergyFile
-from edge_eds.energy.network import GATE_HEADS, LayerEnergy
+from edge_eds.energy.network import GATE_HEADS, HeadWeights, LayerEnergy, Subspace
 from edge_eds.energy.settings import Steering, SteeringSpec
 from edge_eds.errors import SettingsError, SteeringError
 from edge_eds.runtime.interventions import (
@@ -41,9 +41,10 @@ class HookProgram:
     layers: the layers that it reads or writes.
     steers_answers: some of it happens at the rows of an answer only, so what was written differs from row to
     row. is_steering: it is the energy steering of a session, not an intervention.
-    answers_only: it neither reads nor writes the rows before a prompt's last token.
+    answers_only: it writes no row before a prompt's last token.
     n_tokens: how many tokens of an answer it acts on, from the prompt's end on; 0 is all of them.
-    reads_message: the rows of the message have to be planned, too (offsets below 0).
+    reads_message: the rows of the message have to be planned, too (offsets below 0). message_reads: layer -> the
+    subspace and the head with which they are read, where the native core reads them.
     host: the Python side of the onnx engine, or None.
     repeatable: the same rows are edited in the same way again; a Python function may do anything.
     key: programs of one session with equal keys do the same, so that they may share rows of a KV cache.
@@ -56,6 +57,7 @@ class HookProgram:
     answers_only: bool = False
     n_tokens: int = 0
     reads_message: bool = False
+    message_reads: Mapping[int, tuple[Subspace | None, HeadWeights]] = field(default_factory=dict)
     host: OnnxSteering | None = None
     repeatable: bool = True
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -111,18 +113,42 @@ def steering_program(file: EnergyFile, steering: Steering) -> HookProgram | None
     host = OnnxSteering(file, spec, strength) if steering.engine == "onnx" or not takes_native(file) else None
     fill = host.fill if host else _native_filler(file, spec, strength)
     key = f"{'onnx' if host else 'native'} {strength} {spec.to_json()}"
-    reads_message = spec.gate is not None and spec.gate.reads_message
     return HookProgram(
         layers,
         steers_answers=True,
         is_steering=True,
         fill=fill,
-        answers_only=not reads_message,
+        answers_only=True,
         n_tokens=spec.n_tokens,
-        reads_message=reads_message,
+        reads_message=spec.gate is not None and spec.gate.reads_message,
+        message_reads={} if host else _message_reads(file, spec),
         host=host,
         key=key,
     )
+
+
+def share_prompts(programs: Sequence[HookProgram | None]) -> bool:
+    """Whether rows before a prompt's last token are the same under all of these, and read by all in the same way."""
+    there = [program for program in programs if program is not None]
+    reading = [program for program in there if program.reads_message]
+    return all(program.answers_only for program in there) and all(
+        program.message_reads and _same_reads(program.message_reads, reading[0].message_reads) for program in reading
+    )
+
+
+def _same_reads(
+    some: Mapping[int, tuple[Subspace | None, HeadWeights]], others: Mapping[int, tuple[Subspace | None, HeadWeights]]
+) -> bool:
+    return some.keys() == others.keys() and all(
+        part is other for il in some for part, other in zip(some[il], others[il], strict=True)
+    )
+
+
+def _message_reads(file: EnergyFile, spec: SteeringSpec) -> dict[int, tuple[Subspace | None, HeadWeights]]:
+    if spec.gate is None or file.energies is None:
+        return {}
+    layers = {il: file.energies.layers[il] for il in spec.gate.message_weights}
+    return {il: (layer.subspace, layer.heads[GATE_HEADS[1]]) for il, layer in layers.items()}
 
 
 def _native_filler(

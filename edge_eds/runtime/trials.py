@@ -3,7 +3,8 @@
 What steers an answer is done at the prompt's last token and after it, so everything before that is the same under every
 program, and most of the work of trying one; what all prompts begin with is decoded once for all. Takes prompts as
 tokens and programs; gives greedy answers and what the caller reads off the first token's logits. Leaves out programs
-that read or edit prompt rows, and recurrent models, whose state cannot go back to before the prompt's last token.
+that edit prompt rows or read them in different ways (program.py's share_prompts), and recurrent models, whose state
+cannot go back to before the prompt's last token.
 """
 
 from __future__ import annotations
@@ -45,27 +46,34 @@ def try_programs(
 
     Args:
         prompts: each fits the context of one sequence together with its answer.
-        programs: they act on answers only; None is the plain model.
+        programs: they share their prompts; None is the plain model.
 
     Raises:
         SteeringError: what a program asks for did not happen.
     """
     trials = [[Trial() for _ in prompts] for _ in programs]
     vocab = llama_api.llama_model_get_vocab(llm.model)
-    n_prefix = len(common_prefix(prompts)) if len(prompts) > 1 else 0
+    reader = next((program for program in programs if program is not None and program.reads_message), None)
+    messages = [llm.message_read(reader, prompt) for prompt in prompts]
+    n_prefix = 0
+    if len(prompts) > 1:  # what is read of a message is read where it is decoded: in the slot of its prompt
+        n_prefix = len(common_prefix(prompts)[: min((message.start for message in messages if message), default=None)])
     with _emptied(llm) as memory:
         _decode(llm, n_batch, {n_parallel: prompts[0][:n_prefix]} if n_prefix else {}, 0)
         for start in range(0, len(prompts), n_parallel):
             chunk = range(start, min(start + n_parallel, len(prompts)))
-            llm._hook.set_program(None)
+            llm._hook.set_program(reader.native() if reader else None)
             for slot in range(len(chunk)):
+                reset_slot(llm._hook, reader, slot)
                 llama_api.llama_memory_seq_rm(memory, slot, -1, -1)
                 if n_prefix:
                     llama_api.llama_memory_seq_cp(memory, n_parallel, slot, 0, n_prefix)
-            _decode(llm, n_batch, {slot: prompts[i][:-1] for slot, i in enumerate(chunk)}, n_prefix)
+            held = {slot: prompts[i][:-1] for slot, i in enumerate(chunk)}
+            _decode(llm, n_batch, held, n_prefix, reader, {slot: messages[i] for slot, i in enumerate(chunk)})
             for program, its in zip(programs, trials, strict=True):
                 llm._hook.set_program(program.native() if program else None)
-                for slot in range(len(chunk)):
+                # A first token has the gate read again, and what was read of the message stays.
+                for slot in range(0 if reader else len(chunk)):
                     reset_slot(llm._hook, program, slot)
                 running = dict(enumerate(chunk))
                 for offset in range(max_new_tokens):
@@ -92,17 +100,29 @@ def _emptied(llm: ParallelLlama) -> Iterator[llama_api.llama_memory_t]:
         llama_api.llama_memory_clear(memory, True)
 
 
-def _decode(llm: ParallelLlama, n_batch: int, sequences: Mapping[int, Sequence[int]], start: int) -> None:
-    """Decode the sequences plainly, each from its token `start` on."""
+def _decode(
+    llm: ParallelLlama,
+    n_batch: int,
+    sequences: Mapping[int, Sequence[int]],
+    start: int,
+    reader: HookProgram | None = None,
+    messages: Mapping[int, range] | None = None,
+) -> None:
+    """Decode the sequences, which nothing is done to, each from its token `start` to the one before its prompt's last.
+
+    messages: positions in each sequence that `reader`, which the hook has been set to, reads.
+    """
     rows = Rows()
     for sequence_id, tokens in sequences.items():
         for position in range(start, len(tokens)):
+            if messages is not None and position in messages[sequence_id]:
+                rows.tell(rows.n, sequence_id, position - len(tokens))
             llm.put(rows, tokens[position], position, sequence_id, output=False)
             if rows.n == n_batch:
-                llm.decode(rows, None)
+                llm.decode(rows, reader)
                 rows = Rows()
     if rows.n:
-        llm.decode(rows, None)
+        llm.decode(rows, reader)
 
 
 def _step(
