@@ -113,6 +113,9 @@ void bind_hook(nb::module_ & m) {
             "set_slots", [](py_hook & self, int32_t n) { self.core.set_slots(n); }, "n"_a,
             "Have the slots 0..n-1, all forgotten")
         .def(
+            "set_threads", [](py_hook & self, int n) { self.core.set_threads(n); }, "n"_a,
+            "Compute large energies with n threads, the one that decodes among them; no bit depends on it")
+        .def(
             "reset_slot", [](py_hook & self, int32_t slot) { self.core.reset_slot(slot); }, "slot"_a,
             "Forget the gate's decision of this slot")
         .def(

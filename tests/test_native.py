@@ -405,6 +405,8 @@ def test_hook_refuses_arguments_that_make_no_sense() -> None:
         _native.Hook(dict.fromkeys(GGML_FUNCTIONS, 0), N_LAYER, N_EMBD)
     with pytest.raises(ValueError, match="must be > 0"):
         _native.Hook(ggml_functions(), 0, N_EMBD)
+    with pytest.raises(ValueError, match="threads must be > 0"):
+        _native.Hook(ggml_functions(), N_LAYER, N_EMBD).set_threads(0)
     hook = new_hook()
     assert (hook.n_layer, hook.n_embd) == (N_LAYER, N_EMBD)
     with pytest.raises(ValueError, match="strictly ascending"):

@@ -97,6 +97,7 @@ class EdgeLlama(Llama):
                 f"{self.lora_path}: llama.cpp could not apply this adapter to {model_path}; expected one "
                 "that was made for this model"
             )
+        self._hook.set_threads(max(1, self.n_threads))
         # llama.cpp rounds n_ctx up, and llama_cpp.Llama keeps room for as many tokens as were asked for.
         self._n_ctx = min(self._n_ctx, len(self.input_ids))
         self._name = uuid.uuid4().hex  # programs of another session steer with other energies

@@ -26,11 +26,11 @@ energy_net::energy_net(std::vector<hidden_block> blocks, std::vector<float> last
     if (width <= 0) {
         throw std::invalid_argument("an energy needs at least one input");
     }
-    int64_t n_weights = 0;
+    n_weights_ = 0;
     for (const hidden_block & given : blocks) {
-        n_weights += (int64_t) given.weight.size();
+        n_weights_ += (int64_t) given.weight.size();
     }
-    eight_bits_ = eight_bits.value_or(n_weights > large_net);
+    eight_bits_ = eight_bits.value_or(is_large());
     n_in_      = width;
     max_width_ = whole_lines(width);
     work_size_ = 0;

@@ -41,6 +41,7 @@ public:
     size_t work_size() const { return work_size_; }
 
     bool eight_bits() const { return eight_bits_; }
+    bool is_large() const { return n_weights_ > large_net; }
 
     // energies[r] = E(x[r]) for n_rows <= max_rows_at_once; leaves in work[r] what gradient() needs.
     void energy(const float * const * x, int n_rows, float * const * work, float * energies) const;
@@ -59,6 +60,7 @@ private:
     std::vector<block> blocks_;
     std::vector<float> last_weight_; // (n_out of the last block, or n_in)
     float last_bias_;
+    int64_t n_weights_; // of the blocks
     bool eight_bits_;
     int64_t n_in_;
     int64_t max_width_;

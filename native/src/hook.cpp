@@ -67,13 +67,39 @@ void hook::set_program(const program * p) {
                 layer.any_planned = true;
             }
             if (item.energy) {
-                n_work = std::max(n_work, item.energy->work_size());
+                n_work          = std::max(n_work, item.energy->work_size());
+                layer.any_large = layer.any_large || item.energy->is_large();
             }
             n_work = std::max(n_work, item.bias.size());
         }
     }
     if (work_.size() < n_work * max_rows_at_once) {
         work_.resize(n_work * max_rows_at_once);
+    }
+    hire();
+}
+
+void hook::set_threads(int n) {
+    if (armed_ || probing_) {
+        throw std::logic_error("set_threads: a decode is under way (end() or abort() comes first)");
+    }
+    if (n <= 0) {
+        throw std::invalid_argument("set_threads: the number of threads must be > 0");
+    }
+    n_threads_ = n;
+    hire();
+}
+
+// As many helpers as the program is worth.
+void hook::hire() {
+    bool any_large = false;
+    for (const layer_plan & layer : layers_) {
+        any_large = any_large || layer.any_large;
+    }
+    const int n_helpers = any_large ? n_threads_ - 1 : 0;
+    if (n_helpers != (helpers_ ? helpers_->n_helpers() : 0)) {
+        helpers_.reset(); // first, so that no more threads are there than were asked for
+        helpers_ = n_helpers > 0 ? std::make_unique<workers>(n_helpers) : nullptr;
     }
 }
 

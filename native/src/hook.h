@@ -11,10 +11,12 @@
 #include "ggml_api.h"
 #include "program.h"
 #include "trace.h"
+#include "workers.h"
 
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -55,6 +57,9 @@ public:
 
     // What llama.cpp calls, with the hook as user_data: bool (*)(ggml_tensor *, bool ask, void * user_data)
     static bool eval_callback(ggml_tensor * tensor, bool ask, void * user_data) noexcept;
+
+    // How many threads compute large energies, the one that decodes among them; 1 to begin with. Between decodes only.
+    void set_threads(int n);
 
     // Takes a copy; null: nothing is done. Between decodes only (std::logic_error). Throws
     // std::invalid_argument if it does not fit. Gate decisions of the slots stay.
@@ -109,6 +114,7 @@ private:
         bool any_gate    = false; // a reading of the row at offset 0
         bool any_message = false; // an item with the messages' rows in scope, the gate's reading of them counted
         bool any_descent = false;
+        bool any_large   = false; // an item with an energy that is worth sharing among threads
         // of the running decode
         bool wanted     = false;
         int64_t n_seen  = 0; // rows of the decode that this layer has computed
@@ -159,6 +165,9 @@ private:
     std::vector<uint8_t> changed_;    // (capacity)
     std::vector<float, line_allocator<float>> work_; // of max_rows_at_once rows
 
+    int n_threads_ = 1;
+    std::unique_ptr<workers> helpers_; // as long as a program has large energies, and there is more than one thread
+
     std::vector<trace_record> trace_;
     std::vector<probe_record> probe_;
     bool probe_full_ = false;
@@ -169,6 +178,7 @@ private:
     char failed_message_[256];
     std::exception_ptr failed_cause_;
 
+    void hire();
     bool on_ask(ggml_tensor * tensor);
     void on_computed(ggml_tensor * tensor);
     void record_probe(const ggml_tensor * tensor, int32_t layer);

@@ -1,4 +1,4 @@
-// The part of the hook that runs inside llama_decode: no allocation, no exception, no lock.
+// The part of the hook that runs inside llama_decode: no allocation, no exception, no lock but to wake helpers.
 // Scratch memory was sized by set_program() and begin() in hook.cpp; errors are latched for end().
 #include "hook.h"
 
@@ -196,9 +196,12 @@ void hook::on_computed(ggml_tensor * tensor) {
         i = j;
     }
 
-    for (const intervention * item : layer.items) {
-        if (!run_item(*item, n_chosen)) {
-            return;
+    {
+        const workers::shift shift(layer.any_large && n_chosen > 0 ? helpers_.get() : nullptr);
+        for (const intervention * item : layer.items) {
+            if (!run_item(*item, n_chosen)) {
+                return;
+            }
         }
     }
 

@@ -2,7 +2,9 @@
 #include "kernels.h"
 
 #include "kernel_set.h"
+#include "workers.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <stdexcept>
@@ -76,12 +78,96 @@ void add_scaled(float alpha, const float * x, float * y, int64_t n) {
     now().add_scaled(alpha, x, y, n);
 }
 
+// -- large matrices, in parts
+
+// Two parts a thread, so that one which comes late leaves its second part to the others; whole cache lines of outputs, so
+// that no two threads write to the same one, and each part but the last falls into vectors as the whole does.
+static int64_t part_size(int64_t n) {
+    const int64_t n_wanted = 2 * threads_on_shift();
+    return ((n + n_wanted - 1) / n_wanted + 63) / 64 * 64;
+}
+
+static int64_t n_parts(int64_t n) {
+    return (n + part_size(n) - 1) / part_size(n);
+}
+
+static bool is_shared(const matrix & w) {
+    return w.n_out * w.n_in >= shared_matrix && threads_on_shift() > 1;
+}
+
+// Outputs `first` and the n - 1 after it.
+static matrix outputs_of(matrix w, int64_t first, int64_t n) {
+    w.n_out = n;
+    w.values = w.values ? w.values + first * w.step() : nullptr;
+    w.codes  = w.codes ? w.codes + first * w.step() : nullptr;
+    w.scale  = w.scale ? w.scale + first : nullptr;
+    return w;
+}
+
+// Columns `first` and the n - 1 after it.
+static matrix columns_of(matrix w, int64_t first, int64_t n) {
+    w.stride = w.step();
+    w.n_in   = n;
+    w.values = w.values ? w.values + first : nullptr;
+    w.codes  = w.codes ? w.codes + first : nullptr;
+    return w;
+}
+
+struct affine_job {
+    const matrix * w;
+    const float * bias;
+    const float * const * x;
+    float * const * y;
+    int n_rows;
+    int64_t part; // outputs
+};
+
+static void affine_part(const void * given, int64_t k) {
+    const affine_job & job = *static_cast<const affine_job *>(given);
+    const int64_t first    = k * job.part;
+    const int64_t n        = std::min(job.part, job.w->n_out - first);
+    float * y[max_rows_at_once];
+    for (int r = 0; r < job.n_rows; ++r) {
+        y[r] = job.y[r] + first;
+    }
+    now().affine(outputs_of(*job.w, first, n), job.bias ? job.bias + first : nullptr, job.x, y, job.n_rows);
+}
+
 void affine(const matrix & w, const float * bias, const float * const * x, float * const * y, int n_rows) {
-    now().affine(w, bias, x, y, n_rows);
+    if (!is_shared(w)) {
+        now().affine(w, bias, x, y, n_rows);
+        return;
+    }
+    const affine_job job = {&w, bias, x, y, n_rows, part_size(w.n_out)};
+    run_shared(affine_part, &job, n_parts(w.n_out));
+}
+
+struct add_transposed_job {
+    const matrix * w;
+    const float * const * y;
+    float * const * x;
+    int n_rows;
+    int64_t part; // columns
+};
+
+static void add_transposed_part(const void * given, int64_t k) {
+    const add_transposed_job & job = *static_cast<const add_transposed_job *>(given);
+    const int64_t first            = k * job.part;
+    const int64_t n                = std::min(job.part, job.w->n_in - first);
+    float * x[max_rows_at_once];
+    for (int r = 0; r < job.n_rows; ++r) {
+        x[r] = job.x[r] + first;
+    }
+    now().add_transposed(columns_of(*job.w, first, n), job.y, x, job.n_rows);
 }
 
 void add_transposed(const matrix & w, const float * const * y, float * const * x, int n_rows) {
-    now().add_transposed(w, y, x, n_rows);
+    if (!is_shared(w)) {
+        now().add_transposed(w, y, x, n_rows);
+        return;
+    }
+    const add_transposed_job job = {&w, y, x, n_rows, part_size(w.n_in)};
+    run_shared(add_transposed_part, &job, n_parts(w.n_in));
 }
 
 double norm(const float * x, int64_t n) {

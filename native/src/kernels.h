@@ -1,8 +1,8 @@
 // The few loops that everything else is made of, in float32, each in one of several forms for one CPU or another.
 // The best form that the machine has is taken at run time, so that one build runs everywhere; `plain` is C++
 // without intrinsics, the reference that the others are tested against. No form reorders sums by -ffast-math, so
-// NaN stays NaN, and what a row gives does not depend on the rows that are computed beside it. The environment
-// variable EDGE_EDS_KERNELS names another form; the first use throws std::invalid_argument where it cannot run.
+// NaN stays NaN, and what a row gives does not depend on the rows that are computed beside it, nor on how many threads
+// share a large matrix (workers.h). The environment variable EDGE_EDS_KERNELS names another form; the first use throws std::invalid_argument where it cannot run.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,12 @@ struct matrix {
     const float * values  = nullptr;
     const int8_t * codes = nullptr; // if values is null
     const float * scale   = nullptr;
+    int64_t stride        = 0; // from row to row, where W is some columns of a wider matrix; 0: n_in
+    int64_t step() const { return stride ? stride : n_in; }
 };
+
+// Weights from which on a matrix is shared among threads; below, handing over would take as long as the work.
+const int64_t shared_matrix = 1 << 18;
 
 // sum_i a[i] * b[i]
 float dot(const float * a, const float * b, int64_t n);
@@ -29,7 +34,7 @@ float dot(const float * a, const float * b, int64_t n);
 // y[i] += alpha * x[i]
 void add_scaled(float alpha, const float * x, float * y, int64_t n);
 
-// y[r] = W x[r] + bias for n_rows <= max_rows_at_once rows; bias (n_out) may be null
+// y[r] = W x[r] + bias for n_rows <= max_rows_at_once rows; bias (n_out) may be null. W has all its columns.
 void affine(const matrix & w, const float * bias, const float * const * x, float * const * y, int n_rows);
 
 // x[r] += W^T y[r], y[r] (n_out), x[r] (n_in), for n_rows <= max_rows_at_once rows

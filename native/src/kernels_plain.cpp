@@ -57,9 +57,9 @@ static void plain_add_transposed(const matrix & w, const float * const * y, floa
     for (int64_t o = 0; o < w.n_out; ++o) {
         for (int r = 0; r < n_rows; ++r) {
             if (w.values) {
-                add_times(y[r][o], w.values + o * w.n_in, x[r], w.n_in);
+                add_times(y[r][o], w.values + o * w.step(), x[r], w.n_in);
             } else {
-                add_times(y[r][o] * w.scale[o], w.codes + o * w.n_in, x[r], w.n_in);
+                add_times(y[r][o] * w.scale[o], w.codes + o * w.step(), x[r], w.n_in);
             }
         }
     }

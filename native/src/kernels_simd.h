@@ -83,17 +83,17 @@ SIMD void affine_of(const matrix & w, const T * values, const float * bias, cons
     }
 }
 
-// x[r] += sum_o y[r][o] * w[o] over n_o outputs, one after the other
+// x[r] += sum_o y[r][o] * w[o] over n_o outputs, one after the other; `step` is from row to row of w
 template <int n_o, int n_r, typename T>
 SIMD void add_block(const T * w, const float * scale, const float * const * y, float * const * x, int64_t n,
-                    int64_t o) {
+                    int64_t step, int64_t o) {
     vec factor[n_o][n_r];
     for (int k = 0; k < n_o; ++k) {
         for (int r = 0; r < n_r; ++r) {
             factor[k][r] = splat(scale ? y[r][o + k] * scale[o + k] : y[r][o + k]);
         }
     }
-    w += o * n;
+    w += o * step;
     int64_t i = 0;
     for (; i + n_lanes <= n; i += n_lanes) {
         vec sum[n_r];
@@ -101,7 +101,7 @@ SIMD void add_block(const T * w, const float * scale, const float * const * y, f
             sum[r] = load(x[r] + i);
         }
         for (int k = 0; k < n_o; ++k) {
-            const vec a = load(w + k * n + i);
+            const vec a = load(w + k * step + i);
             for (int r = 0; r < n_r; ++r) {
                 sum[r] = multiply_add(factor[k][r], a, sum[r]);
             }
@@ -114,7 +114,7 @@ SIMD void add_block(const T * w, const float * scale, const float * const * y, f
         for (int r = 0; r < n_r; ++r) {
             vec sum = load_part(x[r] + i, n - i);
             for (int k = 0; k < n_o; ++k) {
-                sum = multiply_add(factor[k][r], load_part(w + k * n + i, n - i), sum);
+                sum = multiply_add(factor[k][r], load_part(w + k * step + i, n - i), sum);
             }
             store_part(x[r] + i, sum, n - i);
         }
@@ -129,16 +129,16 @@ SIMD void add_transposed_of(const matrix & w, const T * values, const float * co
     for (; o + 8 <= w.n_out; o += 8) {
         int r = 0;
         for (; r + 2 <= n_rows; r += 2) {
-            add_block<4, 2>(values, w.scale, y + r, x + r, w.n_in, o);
-            add_block<4, 2>(values, w.scale, y + r, x + r, w.n_in, o + 4);
+            add_block<4, 2>(values, w.scale, y + r, x + r, w.n_in, w.step(), o);
+            add_block<4, 2>(values, w.scale, y + r, x + r, w.n_in, w.step(), o + 4);
         }
         if (r < n_rows) {
-            add_block<8, 1>(values, w.scale, y + r, x + r, w.n_in, o);
+            add_block<8, 1>(values, w.scale, y + r, x + r, w.n_in, w.step(), o);
         }
     }
     for (; o < w.n_out; ++o) {
         for (int r = 0; r < n_rows; ++r) {
-            add_block<1, 1>(values, w.scale, y + r, x + r, w.n_in, o);
+            add_block<1, 1>(values, w.scale, y + r, x + r, w.n_in, w.step(), o);
         }
     }
 }
@@ -173,7 +173,7 @@ static SIMD_TARGET float simd_dot(const float * a, const float * b, int64_t n) {
 
 static SIMD_TARGET void simd_add_scaled(float alpha, const float * x, float * y, int64_t n) {
     const float * factor = &alpha;
-    add_block<1, 1>(x, nullptr, &factor, &y, n, 0);
+    add_block<1, 1>(x, nullptr, &factor, &y, n, n, 0);
 }
 
 static SIMD_TARGET void simd_affine(const matrix & w, const float * bias, const float * const * x,

@@ -44,6 +44,15 @@ layer_energy::layer_energy(int64_t n_embd, std::shared_ptr<const subspace> space
     work_size_ = (size_t) (4 * whole_lines(n_inner()) + whole_lines(n_embd)) + net_work;
 }
 
+bool layer_energy::is_large() const {
+    for (const std::unique_ptr<energy_net> & head : heads_) {
+        if (head && head->is_large()) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void layer_energy::check_rule(const descent_rule & rule) const {
     if (!std::isfinite(rule.step_size) || rule.step_size < 0.0f) {
         throw std::invalid_argument("step_size must be a finite number >= 0");

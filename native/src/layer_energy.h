@@ -40,6 +40,7 @@ public:
     int64_t n_embd() const { return n_embd_; }
     bool has_subspace() const { return space_ != nullptr; }
     bool has_head(int head) const { return heads_[head] != nullptr; }
+    bool is_large() const; // one of its heads is
 
     // floats that `work` must hold for each row in the functions below, which take up to max_rows_at_once rows
     size_t work_size() const { return work_size_; }

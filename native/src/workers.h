@@ -1,0 +1,71 @@
+// Threads that share the loops over large matrices with the thread that computes. A part of a loop is whole outputs, so
+// that what comes out is the same bits however many threads there are.
+// Between shifts they sleep; during one they wait at the ready, because a loop lasts a fraction of a millisecond. Nobody
+// waits for a helper that the system has not let run: whoever is there takes the next part.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace edge_eds {
+
+// One part of a loop; `job` is what they have in common. Neither allocates nor throws.
+typedef void (*loop_part)(const void * job, int64_t part);
+
+class workers {
+public:
+    // Throws std::system_error where the system gives no more threads.
+    explicit workers(int n_helpers);
+    ~workers();
+    workers(const workers &)             = delete;
+    workers & operator=(const workers &) = delete;
+
+    int n_helpers() const { return (int) helpers_.size(); }
+
+    // Runs every part once, and returns when all are done. During a shift, by the thread that began it.
+    void run(loop_part run_part, const void * job, int64_t n_parts);
+
+    // While it lives, run_shared() in this thread is shared. `team` may be null: then nothing is.
+    class shift {
+    public:
+        explicit shift(workers * team);
+        ~shift();
+        shift(const shift &)             = delete;
+        shift & operator=(const shift &) = delete;
+
+    private:
+        workers * team_;
+    };
+
+private:
+    std::vector<std::thread> helpers_;
+    long process_; // threads do not live on in a forked process
+
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    bool quit_ = false;
+    std::atomic<bool> on_shift_{false};
+
+    // the running loop; helpers read it only while they are inside, and it changes only while none is
+    loop_part run_part_ = nullptr;
+    const void * job_   = nullptr;
+    std::atomic<int64_t> n_parts_{0};
+    std::atomic<int64_t> next_{0};
+    std::atomic<bool> open_{false};
+    std::atomic<int> inside_{0};
+
+    void help();
+    void take_parts();
+};
+
+// How many threads share the loops of this thread now: 1 outside of a shift.
+int threads_on_shift();
+
+// Runs every part once: with the helpers of this thread's shift, else alone.
+void run_shared(loop_part run_part, const void * job, int64_t n_parts);
+
+} // namespace edge_eds
