@@ -34,10 +34,12 @@ def test_what_a_user_may_ask_for() -> None:
 def answers(tune: TuneSettings) -> float:
     """Answers of a whole search and its bounds, as a rough count from its sizes."""
     search = tune.search
-    first = search.first_trials * (search.n_wrong + search.n_alone) / 20 * 2
+    tokens = 39.0  # of an answer: 22 of the prompt, and 17 or fewer new ones
+    first = search.first_trials * (search.n_wrong + search.n_alone) * (22 / search.round_size + 1)
     n_answered = search.finalists + len(search.forces) + len(search.tokens) - 1
-    answered = n_answered * (search.n_answered + search.n_alone) * search.max_new_tokens / 20
-    return first + answered + 4 * tune.n_bound * tune.max_new_tokens / 20
+    answered = n_answered * (search.n_answered + search.n_alone) * (22 / 3 + 0.85 * search.max_new_tokens)
+    bound = 2 * 1.15 * tune.n_bound * (22 + 0.85 * tune.max_new_tokens)
+    return (first + answered + bound) / tokens
 
 
 @pytest.mark.parametrize("minutes", [10, 60, 240])
@@ -51,7 +53,7 @@ def test_the_stages_together_fit_the_time(minutes: int, speed: float) -> None:
     now += answers(tune) / speed
     if minutes > 10 or speed > 1:  # below that every stage has its smallest size
         assert now < budget.seconds
-        now += budget.verdict(VerdictSettings(), speed).n * 3 * 2 * 1.6 / speed
+        now += budget.verdict(VerdictSettings(), speed).n * 3 * 3 * (22 + 0.85 * 32) / 39 / speed
         assert now < 1.1 * budget.seconds
 
 

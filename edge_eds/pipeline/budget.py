@@ -19,10 +19,14 @@ from edge_eds.pipeline.verdict import VerdictSettings
 
 MIN_PROMPTS = 240  # fewer teach a gate nothing that holds on other prompts
 _COLLECT, _VERDICT = 0.4, 0.12  # shares of the whole time
-_FIRST_TOKENS, _FINALISTS, _BOUND = 0.3, 0.3, 0.4  # shares of what tuning gets
+_FIRST_TOKENS, _FINALISTS, _BOUND = 0.3, 0.4, 0.3  # shares of what tuning gets
 _MOST = {"first_trials": 480, "finalists": 6}
 _NEW_TOKENS = 20  # of an answer as it is counted here
+_PROMPT = 0.55  # of what such an answer costs: the prompt, without what all prompts begin with
+_TOGETHER = 3  # schedules that answer together, at least where there are more
 _HEADS = 2
+_IN_QUESTION = 1.15  # of one wrong and one right answer: what some bound steers, at most
+_FEW = 8  # fewer schedules that answer than this are asked fewer prompts
 _DURATION = re.compile(r"(?P<number>\d{1,6}(\.\d{1,3})?)(?P<unit>[smh]?)")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _SHORTEST, _LONGEST = 60.0, 360000.0
@@ -77,26 +81,33 @@ class Budget:
         answers = max(self.left - _VERDICT * self.seconds, 0.0) * answers_per_second
         search = settings.search
         most = {name: getattr(search, name) if self.flexible else n for name, n in _MOST.items()}
-        # One token each, and the prompts once for each round.
-        per_trial = (search.n_wrong + search.n_alone) / _NEW_TOKENS * 2
-        per_answered = (search.n_answered + search.n_alone) * search.max_new_tokens / _NEW_TOKENS
+        per_trial = (search.n_wrong + search.n_alone) * _cost(1, search.round_size)
         rounds = int(_FIRST_TOKENS * answers / per_trial) // search.round_size
         # Schedules that answer: one of each depth, and the best one with more force and other numbers of tokens.
-        n_answered = int(_FINALISTS * answers / per_answered) - len(search.forces)
-        finalists = _between((n_answered + 1) // 2, 1, most["finalists"])
+        per_prompt = _cost(search.max_new_tokens, _TOGETHER)
+        n_asked = search.n_answered
+        n_schedules = int(_FINALISTS * answers / ((n_asked + search.n_alone) * per_prompt))
+        if n_schedules < _FEW:
+            n_asked = min(n_asked, search.n_wrong)
+            n_schedules = int(_FINALISTS * answers / ((n_asked + search.n_alone) * per_prompt))
+        finalists = _between((n_schedules + 1) // 2, 1, most["finalists"])
+        others = max(n_schedules - finalists, 0)
+        forces = search.forces[: others // 2]
         sizes = replace(
             search,
+            n_answered=n_asked,
             first_trials=_between(rounds, 1, most["first_trials"] // search.round_size) * search.round_size,
             finalists=finalists,
-            tokens=search.tokens[: max(1, n_answered + 1 - finalists)],
+            forces=forces,
+            tokens=search.tokens[: 1 + others - len(forces)],
         )
-        per_bound = 2 * _HEADS * settings.max_new_tokens / _NEW_TOKENS  # right and wrong answers of both heads
+        per_bound = _HEADS * _IN_QUESTION * _cost(settings.max_new_tokens)
         n_bound = _between(int(_BOUND * answers / per_bound), 60, settings.n_bound if self.flexible else 2000)
         return replace(settings, search=sizes, n_bound=n_bound)
 
     def verdict(self, settings: VerdictSettings, answers_per_second: float) -> VerdictSettings:
         """How many prompts of each kind can be asked in what is left."""
-        per_prompt = 2 * 3 * 1.5 * settings.max_new_tokens / _NEW_TOKENS  # two answers, three kinds, and scored
+        per_prompt = 3 * (2 * _cost(settings.max_new_tokens) + 1)  # three kinds, answered twice, and scored
         n = int(self.left * answers_per_second / per_prompt)
         return replace(settings, n=_between(n, 20, settings.n if self.flexible else 400))
 
@@ -128,6 +139,11 @@ def parse_duration(text: str) -> float:
 
 
 DEFAULT = Budget(DEFAULT_SECONDS, flexible=True)
+
+
+def _cost(max_new_tokens: int, n_sharing: int = 1) -> float:
+    """What an answer costs, counted in answers, where so many share a prompt."""
+    return _PROMPT / n_sharing + (1 - _PROMPT) * max_new_tokens / _NEW_TOKENS
 
 
 def _between(n: int, low: int, high: int) -> int:
