@@ -8,9 +8,9 @@ A layer that classifies well need not be one that causes the answer, so layers a
     2. The best one of each depth by its judged answers. The first token does not tell how an answer goes on: what is
        written in a low layer is read by every layer above and every token after, where a high one turns the first words
        and the refusal comes back.
-    3. The best of these with more force and then with other numbers of steered tokens, by its judged answers as well:
-       what turns the first token need not be enough to keep a refusal from coming back. The smallest force wins among
-       those that do nearly as well as the best.
+    3. The best of these with more force, which is longer steps and no energy to stop at, and then with other numbers of
+       steered tokens, by its judged answers as well: what turns the first token need not be enough to keep a refusal
+       from coming back. The smallest force wins among those that do nearly as well as the best.
 
 Seeded, and every trial is kept in the bed's memo: the same search run again goes on where it was.
 """
@@ -46,7 +46,7 @@ class SearchSettings:
     first_trials: int = 96
     round_size: int = 12
     finalists: int = 4
-    forces: tuple[float, ...] = (1.3, 1.7)
+    forces: tuple[float, ...] = (1.0, 1.4, 1.8)
     tokens: tuple[tuple[int, float], ...] = ((2, 0.5), (1, 1.0), (2, 0.8), (3, 0.5), (3, 0.8))
     max_layers: int = 4
     max_steps: int = 6
@@ -97,10 +97,11 @@ def search_schedule(
     best = [replace(one, n_tokens=n_tokens, decay=decay) for one in best]
     answered = replace(sample, wrong=sampled(at_stake.wrong, settings.n_answered, seed))
     finalists = _answered(bed, head, answered, best, settings, on_progress)
-    best = [
-        replace(finalists[0].schedule, step_size=round(force * finalists[0].schedule.step_size, 4))
+    forced = [
+        replace(finalists[0].schedule, step_size=round(force * finalists[0].schedule.step_size, 4), stop_at=None)
         for force in settings.forces
     ]
+    best = [one for one in forced if one != finalists[0].schedule]
     finalists = _ranked(finalists + _answered(bed, head, answered, best, settings, on_progress))
     best = [replace(finalists[0].schedule, n_tokens=n_tokens, decay=decay) for n_tokens, decay in other_tokens]
     finalists = _ranked(finalists + _answered(bed, head, answered, best, settings, on_progress))
