@@ -40,18 +40,23 @@ workers::workers(int n_helpers) : process_(this_process()) {
     }
 }
 
+bool workers::is_forked() const {
+    return process_ != this_process();
+}
+
 workers::~workers() {
-    if (process_ != this_process()) {
+    if (is_forked()) {
         for (std::thread & helper : helpers_) {
             helper.detach(); // it is not here, and would never be joined
         }
+        (void) bell_.release();
         return;
     }
     {
-        const std::lock_guard<std::mutex> lock(mutex_);
+        const std::lock_guard<std::mutex> lock(bell_->mutex);
         quit_ = true;
     }
-    wake_.notify_all();
+    bell_->wake.notify_all();
     for (std::thread & helper : helpers_) {
         helper.join();
     }
@@ -60,8 +65,8 @@ workers::~workers() {
 void workers::help() {
     for (;;) {
         {
-            std::unique_lock<std::mutex> lock(mutex_);
-            wake_.wait(lock, [this] { return quit_ || on_shift_.load(); });
+            std::unique_lock<std::mutex> lock(bell_->mutex);
+            bell_->wake.wait(lock, [this] { return quit_ || on_shift_.load(); });
             if (quit_) {
                 return;
             }
@@ -102,16 +107,17 @@ void workers::run(loop_part run_part, const void * job, int64_t n_parts) {
 
 static thread_local workers * team_of_this_thread = nullptr;
 
-workers::shift::shift(workers * team) : team_(team_of_this_thread ? nullptr : team) {
+workers::shift::shift(workers * team)
+    : team_(team_of_this_thread || !team || team->is_forked() ? nullptr : team) {
     if (!team_) {
         return;
     }
     team_of_this_thread = team_;
     {
-        const std::lock_guard<std::mutex> lock(team_->mutex_);
+        const std::lock_guard<std::mutex> lock(team_->bell_->mutex);
         team_->on_shift_.store(true);
     }
-    team_->wake_.notify_all();
+    team_->bell_->wake.notify_all();
 }
 
 workers::shift::~shift() {

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -29,7 +30,7 @@ public:
     // Runs every part once, and returns when all are done. During a shift, by the thread that began it.
     void run(loop_part run_part, const void * job, int64_t n_parts);
 
-    // While it lives, run_shared() in this thread is shared. `team` may be null: then nothing is.
+    // While it lives, run_shared() in this thread is shared. Nothing is where `team` is null, nor in a forked process.
     class shift {
     public:
         explicit shift(workers * team);
@@ -42,12 +43,17 @@ public:
     };
 
 private:
-    std::vector<std::thread> helpers_;
-    long process_; // threads do not live on in a forked process
+    // What helpers sleep by. A forked process has no helpers, but what they held and waited for when it began: there it
+    // is neither touched nor destroyed, which would wait for them.
+    struct bell {
+        std::mutex mutex;
+        std::condition_variable wake;
+    };
 
-    std::mutex mutex_;
-    std::condition_variable wake_;
-    bool quit_ = false;
+    std::vector<std::thread> helpers_;
+    long process_; // that the helpers live in
+    std::unique_ptr<bell> bell_ = std::make_unique<bell>();
+    bool quit_                  = false;
     std::atomic<bool> on_shift_{false};
 
     // the running loop; helpers read it only while they are inside, and it changes only while none is
@@ -58,6 +64,7 @@ private:
     std::atomic<bool> open_{false};
     std::atomic<int> inside_{0};
 
+    bool is_forked() const;
     void help();
     void take_parts();
 };

@@ -6,6 +6,7 @@
 #include "workers.h"
 
 #include <atomic>
+#include <chrono>
 #include <limits>
 #if !defined(_WIN32)
 #include <sys/wait.h>
@@ -146,6 +147,7 @@ static void a_hook_steers_alike_with_any_number_of_threads() {
 #if !defined(_WIN32)
 static void a_forked_process_works_alone_and_ends() {
     auto team = std::make_unique<workers>(2);
+    std::this_thread::sleep_for(std::chrono::milliseconds(100)); // until the helpers sleep
     std::fflush(nullptr);
     const pid_t child = fork();
     if (child == 0) {
