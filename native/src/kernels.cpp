@@ -87,10 +87,6 @@ static int64_t part_size(int64_t n) {
     return ((n + n_wanted - 1) / n_wanted + 63) / 64 * 64;
 }
 
-static int64_t n_parts(int64_t n) {
-    return (n + part_size(n) - 1) / part_size(n);
-}
-
 static bool is_shared(const matrix & w) {
     return w.n_out * w.n_in >= shared_matrix && threads_on_shift() > 1;
 }
@@ -113,24 +109,37 @@ static matrix columns_of(matrix w, int64_t first, int64_t n) {
     return w;
 }
 
-struct affine_job {
-    const matrix * w;
-    const float * bias;
-    const float * const * x;
-    float * const * y;
+// W in[r] + bias, or W^T in[r] added, into out[r]; each part is some of what out[r] holds.
+struct product {
+    const matrix & w;
+    bool transposed;
+    const float * bias; // or null
+    const float * const * in;
+    float * const * out;
     int n_rows;
-    int64_t part; // outputs
+    int64_t part = 0; // values of out[r] in each part: only the thread that begins knows among how many it shares
+
+    int64_t n() const { return transposed ? w.n_in : w.n_out; }
 };
 
-static void affine_part(const void * given, int64_t k) {
-    const affine_job & job = *static_cast<const affine_job *>(given);
-    const int64_t first    = k * job.part;
-    const int64_t n        = std::min(job.part, job.w->n_out - first);
-    float * y[max_rows_at_once];
-    for (int r = 0; r < job.n_rows; ++r) {
-        y[r] = job.y[r] + first;
+static void product_part(const void * job, int64_t k) {
+    const product & p   = *static_cast<const product *>(job);
+    const int64_t first = k * p.part;
+    const int64_t n     = std::min(p.part, p.n() - first);
+    float * out[max_rows_at_once];
+    for (int r = 0; r < p.n_rows; ++r) {
+        out[r] = p.out[r] + first;
     }
-    now().affine(outputs_of(*job.w, first, n), job.bias ? job.bias + first : nullptr, job.x, y, job.n_rows);
+    if (p.transposed) {
+        now().add_transposed(columns_of(p.w, first, n), p.in, out, p.n_rows);
+    } else {
+        now().affine(outputs_of(p.w, first, n), p.bias ? p.bias + first : nullptr, p.in, out, p.n_rows);
+    }
+}
+
+static void run_product(product p) {
+    p.part = part_size(p.n());
+    run_shared(product_part, &p, (p.n() + p.part - 1) / p.part);
 }
 
 void affine(const matrix & w, const float * bias, const float * const * x, float * const * y, int n_rows) {
@@ -138,27 +147,7 @@ void affine(const matrix & w, const float * bias, const float * const * x, float
         now().affine(w, bias, x, y, n_rows);
         return;
     }
-    const affine_job job = {&w, bias, x, y, n_rows, part_size(w.n_out)};
-    run_shared(affine_part, &job, n_parts(w.n_out));
-}
-
-struct add_transposed_job {
-    const matrix * w;
-    const float * const * y;
-    float * const * x;
-    int n_rows;
-    int64_t part; // columns
-};
-
-static void add_transposed_part(const void * given, int64_t k) {
-    const add_transposed_job & job = *static_cast<const add_transposed_job *>(given);
-    const int64_t first            = k * job.part;
-    const int64_t n                = std::min(job.part, job.w->n_in - first);
-    float * x[max_rows_at_once];
-    for (int r = 0; r < job.n_rows; ++r) {
-        x[r] = job.x[r] + first;
-    }
-    now().add_transposed(columns_of(*job.w, first, n), job.y, x, job.n_rows);
+    run_product({w, false, bias, x, y, n_rows});
 }
 
 void add_transposed(const matrix & w, const float * const * y, float * const * x, int n_rows) {
@@ -166,8 +155,7 @@ void add_transposed(const matrix & w, const float * const * y, float * const * x
         now().add_transposed(w, y, x, n_rows);
         return;
     }
-    const add_transposed_job job = {&w, y, x, n_rows, part_size(w.n_in)};
-    run_shared(add_transposed_part, &job, n_parts(w.n_in));
+    run_product({w, true, nullptr, y, x, n_rows});
 }
 
 double norm(const float * x, int64_t n) {

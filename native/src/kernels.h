@@ -2,7 +2,8 @@
 // The best form that the machine has is taken at run time, so that one build runs everywhere; `plain` is C++
 // without intrinsics, the reference that the others are tested against. No form reorders sums by -ffast-math, so
 // NaN stays NaN, and what a row gives does not depend on the rows that are computed beside it, nor on how many threads
-// share a large matrix (workers.h). The environment variable EDGE_EDS_KERNELS names another form; the first use throws std::invalid_argument where it cannot run.
+// share a large matrix (workers.h). The environment variable EDGE_EDS_KERNELS names another form; the first use throws
+// std::invalid_argument where it cannot run.
 #pragma once
 
 #include <cstdint>
