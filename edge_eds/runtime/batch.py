@@ -374,9 +374,7 @@ class _Run:
         return [results[index] for index in range(len(prompts))]
 
     def _begin(self, slot: int, index: int, prompt: list[int]) -> _Sequence:
-        llama_api.llama_memory_seq_rm(self.memory, slot, -1, -1)
-        if self.prefix:
-            llama_api.llama_memory_seq_cp(self.memory, self.runner._n_parallel, slot, 0, len(self.prefix))
+        self.llm.restart(slot, len(self.prefix))
         reset_slot(self.hook, self.program, slot)
         return _Sequence(index, prompt, n_past=len(self.prefix), message=self.messages[index])
 

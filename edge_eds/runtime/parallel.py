@@ -56,6 +56,13 @@ class ParallelLlama(EdgeLlama):
         batch.logits[rows.n] = output
         rows.n += 1
 
+    def restart(self, sequence_id: int, n_shared: int) -> None:
+        """Empty a sequence but for n_shared tokens, which it takes over from the last sequence of the context."""
+        memory = llama_api.llama_get_memory(self.ctx)
+        llama_api.llama_memory_seq_rm(memory, sequence_id, -1, -1)
+        if n_shared:
+            llama_api.llama_memory_seq_cp(memory, self._n_sequences - 1, sequence_id, 0, n_shared)
+
     def decode(self, rows: Rows, program: HookProgram | None) -> None:
         """Decode the rows that were put, with the program that the hook has been set to.
 

@@ -41,9 +41,7 @@ def answer_log_probs(
         for start in range(0, len(pending), n_parallel):
             group = pending[start : start + n_parallel]
             for sequence_id in range(len(group)):
-                llama_api.llama_memory_seq_rm(memory, sequence_id, -1, -1)
-                if n_prefix:
-                    llama_api.llama_memory_seq_cp(memory, n_parallel, sequence_id, 0, n_prefix)
+                llm.restart(sequence_id, n_prefix)
             scoring.score(group, n_prefix)
     finally:
         llama_api.llama_memory_clear(memory, True)

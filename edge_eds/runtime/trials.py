@@ -65,9 +65,7 @@ def try_programs(
             llm._hook.set_program(reader.native() if reader else None)
             for slot in range(len(chunk)):
                 reset_slot(llm._hook, reader, slot)
-                llama_api.llama_memory_seq_rm(memory, slot, -1, -1)
-                if n_prefix:
-                    llama_api.llama_memory_seq_cp(memory, n_parallel, slot, 0, n_prefix)
+                llm.restart(slot, n_prefix)
             held = {slot: prompts[i][:-1] for slot, i in enumerate(chunk)}
             _decode(llm, n_batch, held, n_prefix, reader, {slot: messages[i] for slot, i in enumerate(chunk)})
             for program, its in zip(programs, trials, strict=True):
