@@ -128,7 +128,7 @@ def read_gguf_header(path: str | Path) -> GgufHeader:
     path = Path(path)
     try:
         found = path.stat()
-        return _read(path, (found.st_ino, found.st_size, found.st_mtime_ns))
+        return _read(path, found.st_size, found.st_mtime_ns, found.st_ino)
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file; expected the path of a GGUF model") from error
     except IsADirectoryError as error:
@@ -138,10 +138,9 @@ def read_gguf_header(path: str | Path) -> GgufHeader:
 
 
 @lru_cache(maxsize=8)
-def _read(path: Path, version: tuple[int, ...]) -> GgufHeader:
-    """version: of the file, so that another one is read again."""
+def _read(path: Path, size: int, *version: int) -> GgufHeader:
+    """version: with the size what tells a file from another one of this path, which is read again."""
     with path.open("rb") as file:
-        size = path.stat().st_size
         if size < 24:
             raise ModelError(f"{path}: not a GGUF file: {size} bytes are too few for a header")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

@@ -97,14 +97,13 @@ def search_schedule(
     best = [replace(one, n_tokens=n_tokens, decay=decay) for one in best]
     answered = replace(sample, wrong=sampled(at_stake.wrong, settings.n_answered, seed))
     finalists = _answered(bed, head, answered, best, settings, on_progress)
-    forced = [
-        replace(finalists[0].schedule, step_size=round(force * finalists[0].schedule.step_size, 4), stop_at=None)
-        for force in settings.forces
-    ]
-    best = [one for one in forced if one != finalists[0].schedule]
-    finalists = _ranked(finalists + _answered(bed, head, answered, best, settings, on_progress))
-    best = [replace(finalists[0].schedule, n_tokens=n_tokens, decay=decay) for n_tokens, decay in other_tokens]
-    finalists = _ranked(finalists + _answered(bed, head, answered, best, settings, on_progress))
+    winner = finalists[0].schedule
+    forced = [replace(winner, step_size=round(force * winner.step_size, 4), stop_at=None) for force in settings.forces]
+    others = [one for one in forced if one != winner]
+    finalists = _ranked(finalists + _answered(bed, head, answered, others, settings, on_progress))
+    winner = finalists[0].schedule
+    others = [replace(winner, n_tokens=n_tokens, decay=decay) for n_tokens, decay in other_tokens]
+    finalists = _ranked(finalists + _answered(bed, head, answered, others, settings, on_progress))
     near = [one.schedule for one in finalists if one.value >= finalists[0].value - settings.tolerance]
     return min(near, key=lambda schedule: schedule.force), finalists
 

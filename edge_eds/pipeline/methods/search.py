@@ -177,11 +177,11 @@ def search(
         for start in range(0, len(members), AT_ONCE):
             together = members[start : start + AT_ONCE]
             new = [member for member in together if trial_key(*member) not in found]
-            for trial in bed.try_out(runner_for, family, new) if new else ():
-                found[trial.key] = trial
-                if on_trial is not None:
-                    on_trial(trial, len(trials) + len(new), settings.trials)
-            trials.extend(found[trial_key(*member)] for member in together)
+            found.update((trial.key, trial) for trial in (bed.try_out(runner_for, family, new) if new else ()))
+            for member in together:
+                trials.append(found[trial_key(*member)])
+                if on_trial is not None and member in new:
+                    on_trial(trials[-1], len(trials), settings.trials)
 
     def best_and_missing() -> tuple[Shape, list[float]]:
         best = max(trials, key=lambda trial: trial.score).shape
