@@ -117,7 +117,10 @@ void bind_hook(nb::module_ & m) {
             "Compute large energies with n threads, the one that decodes among them; no bit depends on it")
         .def(
             "reset_slot", [](py_hook & self, int32_t slot) { self.core.reset_slot(slot); }, "slot"_a,
-            "Forget the gate's decision of this slot")
+            "Forget the gate's decision of this slot, and hold it no longer")
+        .def(
+            "hold_slot", [](py_hook & self, int32_t slot, bool held) { self.core.hold_slot(slot, held); }, "slot"_a,
+            "held"_a, "While a slot is held, energies are read and traced, and no row is descended")
         .def(
             "gate_state",
             [](const py_hook & self, int32_t slot) {

@@ -269,6 +269,8 @@ def test_the_status_line_says_what_steering_did() -> None:
 def test_the_status_line_says_when_nothing_was_touched() -> None:
     uncertain = turn(steering=SteeringReport("uncertain", 0.1)).answer
     assert status_line(uncertain, steerable=True).endswith("gate uncertain (+0.10) | nothing touched")
+    fine = turn(steering=SteeringReport("benign", -2.0, refusal_in_sight=False)).answer
+    assert status_line(fine, steerable=True).endswith("gate benign (-2.00) | no refusal in sight | nothing touched")
     assert "steering off" in status_line(turn(strength=0.0).answer, steerable=True)
     assert "no energies" in status_line(turn(strength=0.0).answer, steerable=False)
 

@@ -288,7 +288,7 @@ def test_transcripts_hold_every_prompt_with_its_answers(energy: EvalSettings) ->
     assert [line["plain"]["label"] for line in lines] == ["refusal", "degenerate"]
     assert lines[0]["steered"] == {
         "label": "answer", "reason": "", "text": ANSWER, "n_tokens": 9, "finish_reason": "stop",
-        "gate": "benign", "gate_score": 0.0, "touched_tokens": 2,
+        "gate": "benign", "gate_score": 0.0, "refusal_in_sight": None, "touched_tokens": 2,
     }  # fmt: skip
     assert lines[0]["kl"] > 0 == lines[1]["kl"]
 

@@ -477,6 +477,31 @@ def test_recurrent_models_reorder_the_rows_of_several_sequences(tiny: TinyModel,
     assert near == [True] * 4 + [False] * 5  # four rows of each sequence, then the rest of the longer one
 
 
+# 20
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_last_row_can_be_taken_back_and_decoded_again(tiny: TinyModel, arch: str) -> None:
+    """After an edit that was taken back, the row and the one after it are those of a context that never saw it."""
+    edit = _native.Program()
+    edit.add_vector(1, np.full(N_EMBD, 0.7, dtype=np.float32), "all")
+    end = len(TOKENS) - 1
+    found = []
+    for steps in ([None], [edit, None], [edit], [None, edit]):
+        with hooked(tiny(arch)) as (hook, llama):
+            run(hook, llama, None, sequence(TOKENS[:end]))
+            for i, program in enumerate(steps):
+                went = i == 0 or llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(llama.ctx), 0, end, -1)
+                assert went is not (i > 0 and arch in RECURRENT)
+                if went:
+                    run(hook, llama, program, [Row(TOKENS[end], end)])
+                    first = llama.logits(0).copy()
+            run(hook, llama, None, [Row(40, end + 1)])
+            found.append((first, llama.logits(0).copy()))
+    plain, taken_back, edited, edited_again = found
+    assert not np.array_equal(plain, edited)
+    if arch not in RECURRENT:
+        assert np.array_equal(plain, taken_back) and np.array_equal(edited, edited_again)
+
+
 def test_the_document_names_each_test_and_each_test_the_number_of_its_assumption() -> None:
     text = (Path(__file__).parents[1] / "native" / "SEAM.md").read_text()
     source = Path(__file__).read_text()

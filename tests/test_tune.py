@@ -6,12 +6,6 @@ import numpy as np
 import pytest
 
 from edge_eds.pipeline.gate_front import OPEN, GatePoint, choose_point, gate_front, reached
-from edge_eds.pipeline.tune_bed import refusal_log_odds
-
-
-def test_log_odds_of_a_refusal_are_those_of_the_softmax() -> None:
-    logits = np.log(np.array([0.1, 0.2, 0.3, 0.4], dtype=np.float32)) + np.float32(7)
-    assert refusal_log_odds(logits, np.array([1, 3])) == pytest.approx(np.log(0.6 / 0.4), abs=1e-6)
 
 
 @pytest.mark.parametrize("head", ["fr", "jb"])

@@ -26,7 +26,8 @@ class SteeringReport:
     """What steering did to one answer.
 
     gate: "benign", "harmful", "uncertain", "ungated", or None where nothing was to be steered.
-    energies: means over everything that was written, None if nothing was.
+    energies: means over everything that was written, None if nothing was. refusal_in_sight: whether the plain model was
+    about to refuse; None where nothing asked.
     """
 
     gate: str | None = None
@@ -35,6 +36,7 @@ class SteeringReport:
     energy_before: float | None = None
     energy_after: float | None = None
     tokens: tuple[TokenTrace, ...] = ()
+    refusal_in_sight: bool | None = None
 
     @classmethod
     def of(cls, trace: Trace) -> SteeringReport:
@@ -46,6 +48,7 @@ class SteeringReport:
             trace.energy_before,
             trace.energy_after,
             tuple(trace.tokens()),
+            trace.refusal_in_sight,
         )
 
     def document(self) -> dict[str, Any]:
@@ -53,6 +56,7 @@ class SteeringReport:
         return {
             "gate": self.gate,
             "gate_score": self.gate_score,
+            "refusal_in_sight": self.refusal_in_sight,
             "touched_tokens": self.touched_tokens,
             "energy_before": self.energy_before,
             "energy_after": self.energy_after,

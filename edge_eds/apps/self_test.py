@@ -85,7 +85,9 @@ def _steered(session: Session, steering: dict[str, Any]) -> str:
     if not session.steerable:
         return "no energies to steer with"
     if not steering["touched_tokens"]:
-        return f"the gate finds the question {steering['gate']}, so nothing was steered"
+        in_sight = {True: " and a refusal is in sight", False: " and no refusal is in sight", None: ""}
+        seen = in_sight[steering["refusal_in_sight"]]
+        return f"the gate finds the question {steering['gate']}{seen}, so nothing was steered"
     before, after = steering["energy_before"], steering["energy_after"]
     return f"steers (energy {before:.2f} to {after:.2f})"
 

@@ -28,6 +28,8 @@ def status_line(answer: Answer, steerable: bool) -> str:
         if report.gate is not None:
             score = "" if report.gate_score is None else f" ({report.gate_score:+.2f})"
             parts.append(f"gate {report.gate}{score}")
+        if report.refusal_in_sight is not None:
+            parts.append("a refusal in sight" if report.refusal_in_sight else "no refusal in sight")
         if report.touched_tokens and report.energy_before is not None and report.energy_after is not None:
             parts.append(f"energy {report.energy_before:.2f} -> {report.energy_after:.2f}")
             parts.append(f"{_count(report.touched_tokens, 'token')} touched")

@@ -9,6 +9,7 @@ The settings mean (network.descend has the formula, the runtime applies it):
     tokens with k >= n_tokens are not steered (n_tokens = 0: every new token is)
     max_shift caps the whole move of a row, relative to |h| (0: no cap)
     gate score <= benign descends "fr", score >= harmful descends "jb", in between nothing is steered
+    with an outlook, "fr" is descended only where the plain model is about to refuse, "jb" only where it is not
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from edge_eds.energy.network import GATE_HEADS, HEADS
+from edge_eds.energy.outlook import OutlookSpec
 from edge_eds.errors import SettingsError
 
 ENGINES = ("auto", "native", "onnx")
@@ -182,7 +184,8 @@ class SteeringSpec:
 
     gate None: head "merged" is descended at every steered row. With a gate, `heads` are some of "fr" and
     "jb". thresholds and targets {head: {il: energy}}: a row at or under its threshold is not written, a
-    descent stops at or under its target; a missing entry means that there is none.
+    descent stops at or under its target; a missing entry means that there is none. outlook None: an answer is steered
+    whatever the plain model is about to do; there is none without a gate.
     """
 
     gate: GateSpec | None
@@ -197,10 +200,13 @@ class SteeringSpec:
     n_tokens: int = 0
     decay: float = 1.0
     max_shift: float = 0.0
+    outlook: OutlookSpec | None = None
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
             object.__setattr__(self, name, check(name, getattr(self, name)))
+        if self.outlook is not None and self.gate is None:
+            raise SettingsError("there is an outlook and no gate, expected both: only a gate says what to do about it")
         if isinstance(self.heads, str) or set(self.heads) - set(HEADS):
             raise SettingsError(f"heads are {self.heads!r}, expected some of {', '.join(HEADS)}")
         object.__setattr__(self, "heads", tuple(head for head in HEADS if head in self.heads))
@@ -247,13 +253,17 @@ class SteeringSpec:
             data = json.loads(text)
         except ValueError as e:
             raise SettingsError(f"the steering settings are not JSON: {e}") from e
-        values = _keys("steering settings", cls, data)
+        # files from before there was an outlook have none
+        values = _keys("steering settings", cls, {"outlook": None, **data} if isinstance(data, dict) else data)
         try:
             if values["gate"] is not None:
                 given = {"message_weights": {}, **values["gate"]}  # files from before it was read have none
                 gate = _keys("gate settings", GateSpec, given)
                 weights = {name: _int_keys(gate[name]) for name in ("weights", "message_weights")}
                 values["gate"] = GateSpec(**{**gate, **weights})
+            if values["outlook"] is not None:
+                outlook = _keys("outlook settings", OutlookSpec, values["outlook"])
+                values["outlook"] = OutlookSpec(tuple(outlook["tokens"]), outlook["bound"])
             for name in ("thresholds", "targets"):
                 values[name] = {head: _int_keys(by_layer) for head, by_layer in values[name].items()}
             return cls(**values)

@@ -37,6 +37,7 @@ class Answer:
     finish_reason: str
     gate: str | None
     gate_score: float | None
+    refusal_in_sight: bool | None
     touched_tokens: int
     descents: npt.NDArray[Any]
 
@@ -52,6 +53,7 @@ class Answer:
             finish_reason=generation.finish_reason,
             gate=trace.gate,
             gate_score=trace.gate_score,
+            refusal_in_sight=trace.refusal_in_sight,
             touched_tokens=trace.touched_tokens,
             descents=trace.descents[trace.descents["steps"] > 0],
         )
@@ -71,7 +73,7 @@ class Answer:
             "finish_reason": self.finish_reason,
         }
         if steered:
-            data |= {"gate": self.gate, "gate_score": self.gate_score, "touched_tokens": self.touched_tokens}
+            data |= {name: getattr(self, name) for name in ("gate", "gate_score", "refusal_in_sight", "touched_tokens")}
         return data
 
 

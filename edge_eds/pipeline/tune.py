@@ -36,7 +36,8 @@ class TuneSettings:
     """n_bound: prompts of each kind that the bounds are chosen on, answered with max_new_tokens. max_lost: share of
     true refusals that E_fr may lose in any case. won_back: share of the jailbroken answers that E_jb mends which E_fr
     may lose in their place. max_new_refusals: share of answered benign prompts that may be refused instead.
-    threshold_quantile: share of the wrong answers whose energy may lie under the threshold, to be left alone.
+    threshold_quantile: share of the wrong answers whose energy may lie under the threshold, to be left alone, where a
+    recurrent state allows no look at what the plain model is about to do.
     """
 
     seed: int = 0
@@ -143,6 +144,10 @@ def _final_spec(bed: TuneBed, schedule: Schedule, reports: Mapping[str, HeadRepo
         spec,
         gate=replace(bed.trained.gate, benign=min(benign, harmful), harmful=harmful),
         heads=tuple(reports),
-        thresholds={head: {il: spec.thresholds[head][il] for il in schedule.layers} for head in reports},
+        thresholds={
+            head: {il: by_layer[il] for il in schedule.layers}
+            for head, by_layer in spec.thresholds.items()
+            if head in reports
+        },
         targets={head: by_layer for head, by_layer in spec.targets.items() if head in reports and by_layer},
     )

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_eds.energy.file import EnergyFile
+from edge_eds.energy.outlook import OutlookSpec
 from edge_eds.energy.settings import Steering, SteeringSpec
 from edge_eds.errors import InputError
 from edge_eds.pipeline.collect import Collection
@@ -81,7 +82,7 @@ class TuneBed:
     ) -> None:
         self.runner, self.collection, self.trained, self.memo = runner, collection, trained, memo
         self.labels = Labels.of(collection)
-        self._refusal_tokens = _refusal_tokens(collection)
+        self._outlook = OutlookSpec(_refusal_tokens(collection))
         # Held open, so that what it reads does not matter; what reads the message would decode all of it every time.
         gate = replace(trained.gate, benign=-OPEN, harmful=OPEN, message_weights={})
         spec = SteeringSpec(
@@ -89,12 +90,15 @@ class TuneBed:
         )
         self._files: dict[int, EnergyFile] = {}
         for rank, energies in trained.by_rank.items():
-            # Nearly all wrong answers are above: below, nothing is written.
-            thresholds = {
-                head: self._quantiles(rank, head, "wrong", threshold_quantile, trained.steer_layers)
-                for head in trained.heads
-            }
-            self._files[rank] = EnergyFile(collection.fingerprint, replace(spec, thresholds=thresholds), energies)
+            if runner.session.goes_back:
+                steers_only = replace(spec, outlook=self._outlook)
+            else:  # the next best sign of an answer that is wrong: nearly all of them are above
+                thresholds = {
+                    head: self._quantiles(rank, head, "wrong", threshold_quantile, trained.steer_layers)
+                    for head in trained.heads
+                }
+                steers_only = replace(spec, thresholds=thresholds)
+            self._files[rank] = EnergyFile(collection.fingerprint, steers_only, energies)
 
     def at_stake(self, head: str, *, validation_only: bool) -> AtStake:
         """What the head can mend and spoil, among all examples or those of the validation split."""
@@ -119,7 +123,7 @@ class TuneBed:
                 if prompt not in plain:  # the plain model comes first
                     plain[prompt] = logits.copy()
                 divergence[prompt].append(kl_divergence(plain[prompt], logits))
-                return refusal_log_odds(logits, self._refusal_tokens)
+                return self._outlook.log_odds(logits)
 
             trials = self.runner.try_programs(
                 self._prompts(indices),
@@ -194,15 +198,7 @@ class TuneBed:
         }
 
 
-def refusal_log_odds(logits: npt.NDArray[np.float32], refusal_tokens: IndexArray) -> float:
-    """log p(refusal) - log p(anything else) for the next token, logits (n_vocab,)."""
-    values = logits.astype(np.float64)
-    mask = np.zeros(len(values), dtype=bool)
-    mask[refusal_tokens] = True
-    return float(np.logaddexp.reduce(values[mask]) - np.logaddexp.reduce(values[~mask]))
-
-
-def _refusal_tokens(collection: Collection) -> IndexArray:
+def _refusal_tokens(collection: Collection) -> tuple[int, ...]:
     """First tokens that refusals begin with, and answers mostly do not."""
     refusals: dict[int, int] = {}
     answers: dict[int, int] = {}
@@ -210,9 +206,9 @@ def _refusal_tokens(collection: Collection) -> IndexArray:
         count = refusals if example.label == "refusal" else answers
         count[example.first_token] = count.get(example.first_token, 0) + 1
     total = sum(refusals.values())
-    tokens = [token for token, n in refusals.items() if n >= 0.01 * total and n > answers.get(token, 0)]
+    tokens = tuple(token for token, n in refusals.items() if n >= 0.01 * total and n > answers.get(token, 0))
     if not tokens:
         raise InputError(
             "the model's refusals begin with no tokens of their own, so steering cannot be searched by them"
         )
-    return np.array(sorted(tokens))
+    return tokens

@@ -25,12 +25,12 @@ from edge_eds.runtime.chat_prompt import Message
 from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.interventions import Intervention
 from edge_eds.runtime.memory import batch_memory
+from edge_eds.runtime.outlook import look, release, reset_slot
 from edge_eds.runtime.parallel import ParallelLlama, Rows, common_prefix
 from edge_eds.runtime.program import (
     HookProgram,
     capturing,
     intervention_program,
-    reset_slot,
     share_prompts,
     steering_program,
 )
@@ -66,6 +66,7 @@ class _Sequence:
     prompt: list[int]
     n_past: int
     message: range  # positions that the hook is told of; none where nothing asks for them
+    looked: bool = False  # at what the plain model is about to do
     answer: list[int] = field(default_factory=list)
     first_logits: FloatArray | None = None
     states: dict[int, FloatArray] | None = None
@@ -121,9 +122,8 @@ class BatchRunner:
             verbose=False,
         )
         self.use_energy(energy)
-        recurrent = self._llm._is_recurrent or self._llm._is_hybrid
-        self._n_parallel = 1 if recurrent else n_parallel
-        self._shares_prefix = not recurrent
+        self._shares_prefix = self._llm.goes_back
+        self._n_parallel = n_parallel if self._llm.goes_back else 1
         self._llm._hook.set_slots(n_parallel)
         self._memory = llama_api.llama_get_memory(self._llm.ctx)
         self._vocab = llama_api.llama_model_get_vocab(self._llm.model)
@@ -159,7 +159,7 @@ class BatchRunner:
         energy.check_fingerprint(self.fingerprint)
         program = steering_program(energy, steering or Steering())
         if program is not None:
-            self._llm._check_layers(program.layers, "steer")
+            self._llm._check_program(program)
         return program
 
     def intervention_program(
@@ -299,7 +299,7 @@ class BatchRunner:
 
     def _program(self, steering: Steering | HookProgram | None) -> HookProgram | None:
         if isinstance(steering, HookProgram):
-            self._llm._check_layers(steering.layers, "steer")
+            self._llm._check_program(steering)
             return steering
         if steering is None or steering.strength == 0:
             return None
@@ -409,14 +409,26 @@ class _Run:
         states = self._decode_with_states(rows) if self.capture_layers else self._decode(rows)
         for slot, row in outputs.items():
             sequence = self.active[slot]
-            logits = np.ctypeslib.as_array(
-                llama_api.llama_get_logits_ith(self.llm.ctx, row), shape=(self.llm._n_vocab,)
-            )
+            logits = self.llm.logits(row)
+            if slot in ends and self._goes_back(slot, sequence, logits):
+                continue
             if slot in ends:
                 sequence.first_logits = logits.copy() if self.want_logits else None
                 sequence.states = {il: array[ends[slot]].copy() for il, array in states.items()}
             sequence.answer.append(int(logits.argmax()))
         self._collect_traces(rows)
+
+    def _goes_back(self, slot: int, sequence: _Sequence, logits: FloatArray) -> bool:
+        """Whether the prompt's last token is to be decoded again, by what the first look at the answer shows."""
+        if self.program is None or sequence.looked:
+            return False
+        sequence.looked = True
+        if not look(self.hook, self.program, slot, logits, sequence.trace):
+            return False
+        release(self.hook, self.program, slot)
+        sequence.n_past -= 1
+        llama_api.llama_memory_seq_rm(self.memory, slot, sequence.n_past, -1)
+        return True
 
     def _decode(self, rows: Rows) -> dict[int, FloatArray]:
         self.llm.decode(rows, self.program)
@@ -448,7 +460,10 @@ class _Run:
         source = self.program.host or self.hook
         records = source.take_trace()
         for slot, sequence in self.active.items():
-            sequence.trace.append(records[records["slot"] == slot])
+            own = records[records["slot"] == slot]
+            if (own["offset"] == 0).any():  # for the second time, where the first look had it decoded again
+                sequence.trace.rewind(0)
+            sequence.trace.append(own)
             sequence.trace.note_gate(*source.gate_state(slot))
 
     def _is_over(self, sequence: _Sequence) -> bool:

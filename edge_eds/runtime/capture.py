@@ -16,7 +16,9 @@ import numpy.typing as npt
 
 from edge_eds.errors import SettingsError, SteeringError
 from edge_eds.runtime.hooks import armed
+from edge_eds.runtime.outlook import look, release
 from edge_eds.runtime.program import HookProgram, capturing
+from edge_eds.runtime.trace import Trace
 
 if TYPE_CHECKING:
     from edge_eds.runtime.session import EdgeLlama
@@ -127,14 +129,12 @@ def _decoded(
                 states, scope, first = {il: rows[: len(chunk)] for il, rows in buffers.items()}, "all", start
             else:  # "planned": the answer's rows, which is the last token alone
                 states, scope, first = buffers if at_end else {}, "planned", len(tokens) - 1
-            llm._hook.set_program(capturing(program, [(states, scope)]))
-            # The last layer's rows are pruned to the outputs, so it is read with every row an output.
-            llm._batch.set_batch(batch=chunk, n_past=start, logits_all=len(llm.layers) - 1 in states)
-            positions_told = [p for p in told if start <= p < start + len(chunk)]
-            rows = np.asarray(positions_told, dtype=np.int32) - start
-            slots, offsets = np.full_like(rows, _SLOT), rows + start - (len(tokens) - 1)
-            with armed(llm._hook, program, len(chunk), rows, slots, offsets):
-                llm._ctx.decode(llm._batch)
+            _decode(llm, program, chunk, start, [p - start for p in told], len(tokens) - 1, states, scope)
+            if at_end and program is not None and look(llm._hook, program, _SLOT, llm.logits(-1), Trace()):
+                release(llm._hook, program, _SLOT)
+                llm._ctx.kv_cache_seq_rm(-1, len(tokens) - 1, -1)
+                last = {il: rows[len(rows) - 1 :] for il, rows in states.items()}
+                _decode(llm, program, chunk[-1:], len(tokens) - 1, [0], len(tokens) - 1, last, scope)
             if states:
                 yield CapturedPiece(first, states)
     finally:
@@ -143,3 +143,26 @@ def _decoded(
             program.host.take_trace()
         llm._set_program(llm._program)
         llm._ctx.kv_cache_clear()
+
+
+def _decode(
+    llm: EdgeLlama,
+    program: HookProgram | None,
+    chunk: Sequence[int],
+    start: int,
+    told: Sequence[int],
+    end: int,
+    states: dict[int, FloatArray],
+    scope: str,
+) -> None:
+    """One decode of the tokens from position `start` on, with what `program` does and the states it leaves.
+
+    told: rows of the chunk that the hook is told of; others are passed over. end: the prompt's last position.
+    """
+    llm._hook.set_program(capturing(program, [(states, scope)]))
+    # The last layer's rows are pruned to the outputs, so it is read with every row an output.
+    llm._batch.set_batch(batch=chunk, n_past=start, logits_all=len(llm.layers) - 1 in states)
+    rows = np.asarray([row for row in told if 0 <= row < len(chunk)], dtype=np.int32)
+    slots, offsets = np.full_like(rows, _SLOT), rows + start - end
+    with armed(llm._hook, program, len(chunk), rows, slots, offsets):
+        llm._ctx.decode(llm._batch)

@@ -49,6 +49,7 @@ class OnnxSteering:
         self._messages_before: dict[tuple[int, int], int] = {}  # how many of them before the running decode
         self._scores: dict[int, float] = {}
         self._decisions: dict[int, int] = {}
+        self._held: set[int] = set()
         self._records: list[tuple[int, int, int, int, float, float, int, float]] = []
 
     def fill(self, program: _native.Program) -> None:
@@ -86,10 +87,15 @@ class OnnxSteering:
                 )
 
     def reset_slot(self, slot: int) -> None:
-        """Forget the gate's decision of this answer, and what it read of the message."""
+        """Forget the gate's decision of this answer, and what it read of the message; hold it no longer."""
+        self._held.discard(slot)
         self._scores.pop(slot, None)
         self._decisions.pop(slot, None)
         self._messages = {place: energies for place, energies in self._messages.items() if place[0] != slot}
+
+    def hold_slot(self, slot: int, held: bool) -> None:
+        """While a slot is held, energies are read and traced, and no row is descended."""
+        (self._held.add if held else self._held.discard)(slot)
 
     def take_back(self) -> None:
         """The running decode failed: its rows were not read, and left no records."""
@@ -159,7 +165,7 @@ class OnnxSteering:
             steps=spec.steps,
             relative=spec.relative,
             max_shift=spec.max_shift,
-            threshold=spec.thresholds.get(head, {}).get(il),
+            threshold=np.inf if slot in self._held else spec.thresholds.get(head, {}).get(il),
             target=spec.targets.get(head, {}).get(il),
         )
         if result.steps[0]:

@@ -17,6 +17,7 @@ from edge_eds import _native
 from edge_eds.energy.engines import native_layer_energy, takes_native
 from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.network import GATE_HEADS, HeadWeights, LayerEnergy, Subspace
+from edge_eds.energy.outlook import OutlookSpec
 from edge_eds.energy.settings import Steering, SteeringSpec
 from edge_eds.errors import SettingsError, SteeringError
 from edge_eds.runtime.interventions import (
@@ -45,6 +46,7 @@ class HookProgram:
     n_tokens: how many tokens of an answer it acts on, from the prompt's end on; 0 is all of them.
     reads_message: the rows of the message have to be planned, too (offsets below 0). message_reads: layer -> the
     subspace and the head with which they are read, where the native core reads them.
+    outlook: an answer is steered only where the plain model is about to do what it should not; None: in any case.
     host: the Python side of the onnx engine, or None.
     repeatable: the same rows are edited in the same way again; a Python function may do anything.
     key: programs of one session with equal keys do the same, so that they may share rows of a KV cache.
@@ -58,6 +60,7 @@ class HookProgram:
     n_tokens: int = 0
     reads_message: bool = False
     message_reads: Mapping[int, tuple[Subspace | None, HeadWeights]] = field(default_factory=dict)
+    outlook: OutlookSpec | None = None
     host: OnnxSteering | None = None
     repeatable: bool = True
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -84,13 +87,6 @@ def capturing(hook_program: HookProgram | None, captures: Iterable[tuple[Capture
         for il, out in buffers.items():
             program.capture(il, out, scope)
     return program
-
-
-def reset_slot(hook: _native.Hook, program: HookProgram | None, slot: int) -> None:
-    """Forget what was read of a slot's last answer, in the core and where Python steers."""
-    hook.reset_slot(slot)
-    if program is not None and program.host is not None:
-        program.host.reset_slot(slot)
 
 
 def steering_program(file: EnergyFile, steering: Steering) -> HookProgram | None:
@@ -122,6 +118,7 @@ def steering_program(file: EnergyFile, steering: Steering) -> HookProgram | None
         n_tokens=spec.n_tokens,
         reads_message=spec.gate is not None and spec.gate.reads_message,
         message_reads={} if host else _message_reads(file, spec),
+        outlook=spec.outlook,
         host=host,
         key=key,
     )

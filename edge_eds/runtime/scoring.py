@@ -91,9 +91,7 @@ class _Scoring:
             return
         self.llm.decode(self._rows, None)
         for row, i, predicts in self._wanted:
-            logits = np.ctypeslib.as_array(
-                llama_api.llama_get_logits_ith(self.llm.ctx, row), shape=(self.llm._n_vocab,)
-            )
+            logits = self.llm.logits(row)
             top = logits.max()
             self.results[i][predicts] = logits[self.answers[i][predicts]] - top - np.log(np.exp(logits - top).sum())
         self._rows, self._wanted = Rows(), []

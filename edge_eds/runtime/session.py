@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from jinja2 import TemplateError
 from llama_cpp import Llama, LlamaState, llama_chat_format
 from llama_cpp import llama_cpp as llama_api
@@ -36,7 +37,8 @@ from edge_eds.runtime.hub_name import is_hub_name
 from edge_eds.runtime.interventions import Intervention
 from edge_eds.runtime.message import NO_MESSAGE, MessageFinder
 from edge_eds.runtime.model_file import CHAT_TEMPLATE_KEY, check_adapter, check_chat_model, hook_shape
-from edge_eds.runtime.program import HookProgram, intervention_program, reset_slot, steering_program
+from edge_eds.runtime.outlook import look, release, reset_slot
+from edge_eds.runtime.program import HookProgram, intervention_program, steering_program
 from edge_eds.runtime.trace import Trace
 
 _SLOT = 0  # a session has one timeline, so one answer at a time
@@ -156,6 +158,11 @@ class EdgeLlama(Llama):
         return self._trace
 
     @property
+    def goes_back(self) -> bool:
+        """Whether rows can be taken back one by one: a recurrent state knows only where it is."""
+        return not (self._is_recurrent or self._is_hybrid)
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether the GGUF carries a chat template."""
         return CHAT_TEMPLATE_KEY in self.metadata
@@ -224,8 +231,23 @@ class EdgeLlama(Llama):
             )
         program = steering_program(self._energy_file, steering)
         if program is not None:
-            self._check_layers(program.layers, "steer")
+            self._check_program(program)
         return program
+
+    def _check_program(self, program: HookProgram) -> None:
+        self._check_layers(program.layers, "steer")
+        if program.outlook is None:
+            return
+        if program.outlook.tokens[-1] >= self._n_vocab:
+            raise SteeringError(
+                f"the outlook of these energies asks for token {program.outlook.tokens[-1]}: the model has 0 to "
+                f"{self._n_vocab - 1}; make energies for this model with `edge-eds fit MODEL`"
+            )
+        if not self.goes_back:
+            raise SteeringError(
+                "these energies look at an answer before they steer it, and a recurrent state cannot go back to before "
+                "that; make energies for this model with `edge-eds fit MODEL`"
+            )
 
     def _check_layers(self, layers: Iterable[int], what: str) -> None:
         for il in layers:
@@ -259,17 +281,29 @@ class EdgeLlama(Llama):
         if self._answer_start is None:
             self._begin_answer([*self._input_ids.tolist(), *tokens], self.n_tokens)
         for start in range(0, len(tokens), self.n_batch):
-            chunk = tokens[start : start + self.n_batch]
-            first = self.n_tokens
-            try:
-                with self._armed(first, len(chunk)):
-                    super().eval(chunk)
-            except BaseException:
-                # The cache may hold rows that are half done, and a recurrent state cannot be taken back.
-                self.n_tokens = first
-                self._n_reusable = 0
-                self._requires_eval = True
-                raise
+            self._eval_chunk(tokens[start : start + self.n_batch])
+        if self._program is not None and self._program.outlook is not None:
+            at_end = self.n_tokens - 1 == self._answer_start
+            if at_end and look(self._hook, self._program, _SLOT, self.logits(-1), self._trace):
+                release(self._hook, self._program, _SLOT)
+                self.n_tokens -= 1
+                self._eval_chunk(tokens[-1:])
+
+    def _eval_chunk(self, chunk: Sequence[int]) -> None:
+        first = self.n_tokens
+        try:
+            with self._armed(first, len(chunk)):
+                super().eval(chunk)
+        except BaseException:
+            # The cache may hold rows that are half done, and a recurrent state cannot be taken back.
+            self.n_tokens = first
+            self._n_reusable = 0
+            self._requires_eval = True
+            raise
+
+    def logits(self, row: int) -> npt.NDArray[np.float32]:
+        """Logits (n_vocab,) that the last decode left for a row of its batch (-1: the last one), not copied."""
+        return np.ctypeslib.as_array(llama_api.llama_get_logits_ith(self.ctx, row), shape=(self._n_vocab,))
 
     def generate(
         self, tokens: Sequence[int], *args: Any, **kwargs: Any

@@ -21,12 +21,14 @@ from llama_cpp import llama_cpp as llama_api
 from llama_cpp._internals import LlamaSampler
 
 from edge_eds.energy.file import EnergyFile
+from edge_eds.energy.outlook import OutlookSpec
 from edge_eds.energy.settings import Steering
 from edge_eds.errors import ModelError, PromptTooLongError, SettingsError, SteeringError
 from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.message import NO_MESSAGE
+from edge_eds.runtime.outlook import look, release, reset_slot
 from edge_eds.runtime.parallel import ParallelLlama, Rows
-from edge_eds.runtime.program import HookProgram, capturing, reset_slot
+from edge_eds.runtime.program import HookProgram, capturing
 from edge_eds.runtime.sampling import TokenSampling, make_sampler
 from edge_eds.runtime.session import EdgeLlama
 from edge_eds.runtime.trace import Trace
@@ -89,6 +91,7 @@ class Answering:
     _slot: _Slot = field(default_factory=lambda: _Slot(-1), repr=False)
     _program: HookProgram | None = field(default=None, repr=False)
     _message: range = field(default=NO_MESSAGE, repr=False)  # positions of it in the prompt, where the gate reads it
+    _looked: bool = field(default=False, repr=False)  # at what the plain model is about to do
     _sampler: LlamaSampler | None = field(default=None, repr=False)
     _last_step: int = field(default=0, repr=False)  # in which it got a token, or began
 
@@ -154,8 +157,7 @@ class Slots:
             chat_format=chat_format,
             verbose=False,
         )
-        recurrent = self._llm._is_recurrent or self._llm._is_hybrid
-        if recurrent and n_parallel > 1:
+        if n_parallel > 1 and not self._llm.goes_back:
             self._llm.close()
             raise SettingsError(
                 f"{files.name} has a recurrent state, so its answers cannot be decoded side by side; expected 1 "
@@ -289,6 +291,16 @@ class Slots:
             slot.rows += chunk
             slot.n_reusable = len(slot.rows)
         return found
+
+    def refuses(self, prompt: Sequence[int], outlook: OutlookSpec) -> bool:
+        """Whether the plain model is about to refuse this prompt.
+
+        Raises:
+            PromptTooLongError: more tokens than a slot holds.
+            SteeringError: no tokens.
+        """
+        self.states(prompt, ())
+        return outlook.refuses(self._llm.logits(-1))
 
     def embed(self, tokens: Sequence[int]) -> FloatArray:
         """Mean over the tokens of what the model's last layer gives, normed to length 1: (n_embd,).
@@ -456,7 +468,20 @@ class Slots:
         for answer, _ in outputs:
             answer._last_step = self._n_steps
         self._note_traces(plan.program, [answer for answer, _ in outputs])
-        return outputs
+        return [(answer, row) for answer, row in outputs if not self._goes_back(answer, row)]
+
+    def _goes_back(self, answer: Answering, row: int) -> bool:
+        """Whether the prompt's last token is to be decoded again, by what the first look at the answer shows."""
+        if answer._program is None or answer._looked:
+            return False
+        answer._looked = True
+        if not look(self._hook, answer._program, answer._slot.index, self._llm.logits(row), answer.trace):
+            return False
+        release(self._hook, answer._program, answer._slot.index)
+        answer._slot.rows.pop()
+        llama_api.llama_memory_seq_rm(self._memory, answer._slot.index, len(answer._slot.rows), -1)
+        answer.trace.rewind(0)
+        return True
 
     def _take_back(self, slot: _Slot) -> None:
         """Forget the rows of a decode that failed."""
@@ -488,9 +513,7 @@ class Slots:
             self._end(answer, "length")
 
     def _logprobs(self, row: int, token: int, n_top: int) -> TokenLogprobs:
-        logits = np.ctypeslib.as_array(
-            llama_api.llama_get_logits_ith(self._llm.ctx, row), shape=(self._llm.n_vocab(),)
-        ).astype(np.float64)
+        logits = self._llm.logits(row).astype(np.float64)
         logits -= logits.max()
         logits -= np.log(np.exp(logits).sum())
         best = np.argsort(-logits, kind="stable")[:n_top]

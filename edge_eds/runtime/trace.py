@@ -47,12 +47,13 @@ class Trace:
 
     gate: "benign" (E_fr is descended), "harmful" (E_jb is descended), "uncertain" (nothing is), "ungated", or
     None while it has not been read. gate_score: what the gate compared with its thresholds; None without a
-    gate.
+    gate. refusal_in_sight: whether the plain model was about to refuse; None where nothing asked.
     """
 
     records: np.ndarray[Any, np.dtype[Any]] = field(default_factory=lambda: np.zeros(0, TRACE_DTYPE))
     gate: str | None = None
     gate_score: float | None = None
+    refusal_in_sight: bool | None = None
 
     def append(self, records: np.ndarray[Any, np.dtype[Any]]) -> None:
         """Add the records of one decode."""

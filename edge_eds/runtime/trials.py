@@ -17,8 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from llama_cpp import llama_cpp as llama_api
 
+from edge_eds.runtime.outlook import hold, look, release, reset_slot
 from edge_eds.runtime.parallel import ParallelLlama, Rows, common_prefix
-from edge_eds.runtime.program import HookProgram, reset_slot
+from edge_eds.runtime.program import HookProgram
+from edge_eds.runtime.trace import Trace
 
 FloatArray = npt.NDArray[np.float32]
 ReadLogits = Callable[[int, FloatArray], float]  # prompt's index, logits (n_vocab,) of the first new token
@@ -71,8 +73,8 @@ def try_programs(
             for program, its in zip(programs, trials, strict=True):
                 llm._hook.set_program(program.native() if program else None)
                 # A first token has the gate read again, and what was read of the message stays.
-                for slot in range(0 if reader else len(chunk)):
-                    reset_slot(llm._hook, program, slot)
+                for slot in range(len(chunk)):
+                    (hold if reader else reset_slot)(llm._hook, program, slot)
                 running = dict(enumerate(chunk))
                 for offset in range(max_new_tokens):
                     _step(llm, vocab, program, offset, prompts, running, its, read_logits)
@@ -134,18 +136,28 @@ def _step(
     read_logits: ReadLogits,
 ) -> None:
     """One new token for every prompt that is still answered (slot -> prompt's index)."""
-    rows = Rows()
-    for slot, i in running.items():
-        token = trials[i].tokens[-1] if offset else prompts[i][-1]
-        rows.tell(rows.n, slot, offset)
-        llm.put(rows, token, len(prompts[i]) - 1 + offset, slot, output=True)
-    llm.decode(rows, program)
-    for row, (slot, i) in enumerate(list(running.items())):
-        logits = np.ctypeslib.as_array(llama_api.llama_get_logits_ith(llm.ctx, row), shape=(llm._n_vocab,))
-        if offset == 0:
-            trials[i].first = read_logits(i, logits)
-        token = int(logits.argmax())
-        if llama_api.llama_vocab_is_eog(vocab, token):
-            del running[slot]
-        else:
-            trials[i].tokens.append(token)
+    pending = dict(running)
+    looks = offset == 0 and program is not None and program.outlook is not None
+    while pending:
+        rows = Rows()
+        for slot, i in pending.items():
+            token = trials[i].tokens[-1] if offset else prompts[i][-1]
+            rows.tell(rows.n, slot, offset)
+            llm.put(rows, token, len(prompts[i]) - 1 + offset, slot, output=True)
+        llm.decode(rows, program)
+        again = {}
+        for row, (slot, i) in enumerate(pending.items()):
+            logits = llm.logits(row)
+            if looks and program is not None and look(llm._hook, program, slot, logits, Trace()):
+                release(llm._hook, program, slot)
+                llama_api.llama_memory_seq_rm(llama_api.llama_get_memory(llm.ctx), slot, len(prompts[i]) - 1, -1)
+                again[slot] = i
+                continue
+            if offset == 0:
+                trials[i].first = read_logits(i, logits)
+            token = int(logits.argmax())
+            if llama_api.llama_vocab_is_eog(vocab, token):
+                del running[slot]
+            else:
+                trials[i].tokens.append(token)
+        pending, looks = again, False

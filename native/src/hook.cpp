@@ -114,18 +114,28 @@ void hook::set_slots(int32_t n) {
     messages_.assign((size_t) n * (size_t) n_layer_, message_sum());
 }
 
-void hook::reset_slot(int32_t slot) {
+void hook::check_slot(int32_t slot) const {
     if (slot < 0 || slot >= (int32_t) slots_.size()) {
         throw std::out_of_range("slot " + std::to_string(slot) + " of " + std::to_string(slots_.size()));
     }
+}
+
+void hook::reset_slot(int32_t slot) {
+    check_slot(slot);
     slots_[(size_t) slot] = slot_state();
     std::fill_n(messages_.begin() + (std::ptrdiff_t) slot * n_layer_, n_layer_, message_sum());
 }
 
-gate_state hook::get_gate_state(int32_t slot) const {
-    if (slot < 0 || slot >= (int32_t) slots_.size()) {
-        throw std::out_of_range("slot " + std::to_string(slot) + " of " + std::to_string(slots_.size()));
+void hook::hold_slot(int32_t slot, bool held) {
+    if (armed_) {
+        throw std::logic_error("hold_slot: a decode is under way (end() or abort() comes first)");
     }
+    check_slot(slot);
+    slots_[(size_t) slot].held = held;
+}
+
+gate_state hook::get_gate_state(int32_t slot) const {
+    check_slot(slot);
     gate_state state = slots_[(size_t) slot].gate;
     if (n_gate_items_ == 0 && n_descent_items_ > 0) {
         state          = gate_state();
@@ -192,8 +202,9 @@ void hook::begin(int64_t n_rows, const std::vector<int32_t> & rows, const std::v
         }
         slot_state & slot = slots_[(size_t) slots[i]];
         if (gated && offsets[i] == 0) {
-            slot            = slot_state();
+            slot.gate       = gate_state();
             slot.gate.score = program_.gate().bias;
+            slot.n_read     = 0;
             any_offset_0    = true;
         } else if (gated && row.step_size > 0.0f && !slot.gate.read) {
             // pending only if its offset 0 comes earlier in this very decode

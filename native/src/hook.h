@@ -68,6 +68,11 @@ public:
     // Slots 0..n-1, all forgotten. One slot to begin with.
     void set_slots(int32_t n);
     void reset_slot(int32_t slot);
+
+    // While a slot is held, the energies of its rows are read and traced, and no row is descended. Not held to begin
+    // with, nor after reset_slot. Between decodes only.
+    void hold_slot(int32_t slot, bool held);
+
     gate_state get_gate_state(int32_t slot) const;
 
     // Arms the hook for ONE llama_decode of n_rows rows. rows (m): ascending batch rows that are planned;
@@ -130,6 +135,7 @@ private:
     struct slot_state {
         gate_state gate;
         int32_t n_read = 0; // gate readings finished so far
+        bool held      = false;
     };
 
     ggml_api api_;
@@ -198,6 +204,7 @@ private:
     bool run_low_rank(const intervention & item, int64_t n);
     bool run_host_function(const intervention & item, int64_t n);
     void decide(slot_state & slot) const;
+    void check_slot(int32_t slot) const;
 
     void disarm();
     void fail(int32_t layer, const char * format, ...) noexcept;

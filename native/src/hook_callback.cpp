@@ -9,6 +9,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
+#include <limits>
 
 namespace edge_eds {
 
@@ -369,11 +370,12 @@ void hook::decide(slot_state & slot) const {
     }
 }
 
-// Neighbours that descend the same head share one reading of its weights.
+// Neighbours that descend the same head share one reading of its weights. Held ones lie under a threshold of infinity.
 bool hook::run_descent(const intervention & item, int64_t n) {
     int64_t next = 0;
     while (next < n) {
-        int head = 0;
+        int head  = 0;
+        bool held = false;
         int64_t picked[max_rows_at_once];
         float * h[max_rows_at_once];
         float step_sizes[max_rows_at_once];
@@ -385,10 +387,12 @@ bool hook::run_descent(const intervention & item, int64_t n) {
                 !descends_with(item, plan_[(size_t) plan_index_[(size_t) next]], &own)) {
                 continue;
             }
-            if (n_picked > 0 && own != head) {
+            const bool own_held = slots_[(size_t) plan_[(size_t) plan_index_[(size_t) next]].slot].held;
+            if (n_picked > 0 && (own != head || own_held != held)) {
                 break;
             }
             head                 = own;
+            held                 = own_held;
             picked[n_picked]     = next;
             h[n_picked]          = rows_.data() + next * n_embd_;
             step_sizes[n_picked] = plan_[(size_t) plan_index_[(size_t) next]].step_size;
@@ -397,8 +401,9 @@ bool hook::run_descent(const intervention & item, int64_t n) {
         if (n_picked == 0) {
             break;
         }
-        item.energy->descend(head, h, n_picked, program_.schedule().rule, step_sizes, item.thresholds[head],
-                             item.targets[head], results, work_.data());
+        const float threshold = held ? std::numeric_limits<float>::infinity() : item.thresholds[head];
+        item.energy->descend(head, h, n_picked, program_.schedule().rule, step_sizes, threshold, item.targets[head],
+                             results, work_.data());
         for (int k = 0; k < n_picked; ++k) {
             const planned_row & row       = plan_[(size_t) plan_index_[(size_t) picked[k]]];
             const descent_result & result = results[k];

@@ -395,6 +395,40 @@ static void a_new_answer_reads_the_gate_again() {
     CHECK(!h.get_gate_state(0).read);
 }
 
+static void a_held_slot_is_read_and_not_written() {
+    const std::shared_ptr<layer_energy> energy = random_layer_energy(15, n_embd, {HEAD_FR});
+    fake::llama model;
+    hook h(fake::api(), model.n_layer, n_embd);
+    h.set_slots(3);
+    const program p = gated(-2.0f, energy, schedule_of(0.01f, 1, 2));
+    h.set_program(&p);
+    h.hold_slot(1, true);
+    decode(model, h, input_rows(3), {0, 1, 2}, {0, 1, 2}, {0, 0, 0});
+    CHECK(h.rows_written() == 2 && h.first_row_written() == 0);
+    std::vector<float> before(3), after(3);
+    std::vector<int32_t> steps(3);
+    for (const trace_record & record : h.take_trace()) {
+        if (record.head == HEAD_FR) {
+            before[(size_t) record.slot] = record.energy_before;
+            after[(size_t) record.slot]  = record.energy_after;
+            steps[(size_t) record.slot]  = record.steps;
+        }
+    }
+    CHECK(steps[0] == 1 && steps[1] == 0 && steps[2] == 1);
+    CHECK(before[1] == after[1] && before[0] != after[0]);
+    CHECK(h.get_gate_state(1).decision == DECIDED_FR);
+    decode(model, h, input_rows(1), {0}, {1}, {1}); // goes on as it is held
+    CHECK(h.rows_written() == 0);
+    h.hold_slot(1, false);
+    decode(model, h, input_rows(1), {0}, {1}, {0}); // the prompt's last token again
+    CHECK(h.rows_written() == 1);
+    h.hold_slot(1, true);
+    h.reset_slot(1);
+    decode(model, h, input_rows(1), {0}, {1}, {0});
+    CHECK(h.rows_written() == 1);
+    CHECK_THROWS(h.hold_slot(3, true), std::out_of_range, "slot 3 of 3");
+}
+
 static void an_answer_without_a_gate_reading_is_refused() {
     const std::shared_ptr<layer_energy> energy = random_layer_energy(12, n_embd, {HEAD_FR});
     fake::llama model;
@@ -470,6 +504,7 @@ static void all() {
     answers_in_one_batch_are_apart();
     an_answer_may_follow_its_prompt_in_one_decode();
     a_new_answer_reads_the_gate_again();
+    a_held_slot_is_read_and_not_written();
     an_answer_without_a_gate_reading_is_refused();
     a_layer_without_the_decided_head_is_left_out();
     a_long_answer_never_allocates_in_the_callback();

@@ -66,9 +66,16 @@ def steering(result: Result, spec: SteeringSpec | None) -> dict[str, Any]:
 
 
 def energies(
-    prompt_tokens: int, by_layer: dict[int, dict[str, float]], spec: SteeringSpec, model: str
+    prompt_tokens: int,
+    by_layer: dict[int, dict[str, float]],
+    refusal_in_sight: bool | None,
+    spec: SteeringSpec,
+    model: str,
 ) -> dict[str, Any]:
-    """What the energies say of the state {layer: {head: energy}} at a prompt's end, and what steering would do."""
+    """What the energies say of the state {layer: {head: energy}} at a prompt's end, and what steering would do.
+
+    refusal_in_sight: whether the plain model is about to refuse; None where steering does not ask.
+    """
     gate, decision, score, head = spec.gate, "ungated", None, "merged"
     if gate is not None:
         score = gate.bias
@@ -78,12 +85,15 @@ def energies(
         head = {"benign": "fr", "harmful": "jb"}.get(decision, "")
         if head not in spec.heads:  # the gate has no decision for which nothing can be descended
             decision, head = "uncertain", ""
+    is_due = refusal_in_sight is None or refusal_in_sight == (head == "fr")
     layers = []
     for il, by_head in by_layer.items():
         thresholds = {name: threshold_of(spec, name, il) for name in by_head if name not in GATE_HEADS}
         threshold = thresholds.get(head)
-        above = il in spec.layers and head in by_head and (threshold is None or by_head[head] > threshold)
-        layers.append({"layer": il, "energies": by_head, "thresholds": thresholds, "would_be_touched": above})
+        touched = il in spec.layers and head in by_head and (threshold is None or by_head[head] > threshold)
+        layers.append(
+            {"layer": il, "energies": by_head, "thresholds": thresholds, "would_be_touched": is_due and touched}
+        )
     return {
         "object": "eds.energy",
         "model": model,
@@ -92,6 +102,7 @@ def energies(
         "gate_score": score,
         "gate_benign": None if gate is None else gate.benign,
         "gate_harmful": None if gate is None else gate.harmful,
+        "refusal_in_sight": refusal_in_sight,
         "head": head or None,
         "would_be_touched": any(layer["would_be_touched"] for layer in layers),
         "layers": layers,

@@ -177,7 +177,9 @@ class Service:
         asked = slots.session.message_in(prompt) if reads_message else NO_MESSAGE
         energies = reader.read(claim, prompt, asked, tokens)
         by_layer = {il: {head: float(values[0]) for head, values in heads.items()} for il, heads in energies.items()}
-        document = documents.energies(len(prompt), by_layer, spec, self.name)
+        outlook = spec.outlook
+        in_sight = None if outlook is None else self._run(claim, lambda slots: slots.refuses(prompt, outlook))
+        document = documents.energies(len(prompt), by_layer, in_sight, spec, self.name)
         if request.answer is not None:
             document["tokens"] = documents.readings(pieces, energies, spec)
         return document

@@ -19,6 +19,9 @@ export function inWords(eds) {
   if (!(eds.gate in GATE)) return "The gate was not read: nothing was changed.";
   const { is, so } = GATE[eds.gate];
   const touched = eds.tokens.filter((token) => token.touched);
+  if (touched.length === 0 && typeof eds.refusal_in_sight === "boolean") {
+    return `${is}, and the model was about to ${eds.refusal_in_sight ? "refuse" : "answer"} it: nothing was changed.`;
+  }
   if (touched.length === 0) return `${is}, and its energy is below the threshold: nothing was changed.`;
   const layers = [...new Set(touched.flatMap(({ layers }) => layers.filter(isTouched).map(({ layer }) => layer)))];
   const where = touched.length === 1 && touched[0].offset === 0

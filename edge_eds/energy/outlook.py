@@ -1,0 +1,46 @@
+"""The outlook of an answer: whether the plain model is about to refuse, by the logits of its first new token.
+
+Takes the tokens that a model's refusals begin with; says what the logits at the prompt's end hold out. Leaves out who
+acts on it: steering does nothing where a request is judged benign and no refusal is in sight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_eds.errors import SettingsError
+
+FloatArray = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class OutlookSpec:
+    """tokens: ids that refusals begin with, ascending. bound: log-odds from which on a refusal is in sight."""
+
+    tokens: tuple[int, ...]
+    bound: float = 0.0
+
+    def __post_init__(self) -> None:
+        tokens = self.tokens
+        if isinstance(tokens, str) or not isinstance(tokens, Collection) or not tokens:
+            raise SettingsError(f"outlook tokens are {tokens!r}, expected a list of token ids")
+        if any(isinstance(token, bool) or not isinstance(token, int) or token < 0 for token in tokens):
+            raise SettingsError(f"outlook tokens are {tokens!r}, expected whole numbers of at least 0")
+        object.__setattr__(self, "tokens", tuple(sorted(set(tokens))))
+        if isinstance(self.bound, bool) or not isinstance(self.bound, int | float) or not np.isfinite(self.bound):
+            raise SettingsError(f"outlook bound is {self.bound!r}, expected a finite number")
+
+    def refuses(self, logits: FloatArray) -> bool:
+        """Whether a refusal is in sight, logits (n_vocab,) of the first new token."""
+        return self.log_odds(logits) >= self.bound
+
+    def log_odds(self, logits: FloatArray) -> float:
+        """log p(refusal) - log p(anything else) for the next token, logits (n_vocab,)."""
+        values = logits.astype(np.float64)
+        mask = np.zeros(len(values), dtype=bool)
+        mask[list(self.tokens)] = True
+        return float(np.logaddexp.reduce(values[mask]) - np.logaddexp.reduce(values[~mask]))
