@@ -113,8 +113,13 @@ void bind_hook(nb::module_ & m) {
             "set_slots", [](py_hook & self, int32_t n) { self.core.set_slots(n); }, "n"_a,
             "Have the slots 0..n-1, all forgotten")
         .def(
-            "set_threads", [](py_hook & self, int n) { self.core.set_threads(n); }, "n"_a,
-            "Compute large energies with n threads, the one that decodes among them; no bit depends on it")
+            "set_threads",
+            [](py_hook & self, int n, uintptr_t openmp) {
+                self.core.set_threads(n, reinterpret_cast<openmp_parallel>(openmp));
+            },
+            "n"_a, "openmp"_a = 0,
+            "Compute large energies with n threads, the one that decodes among them; no bit depends on it.\n"
+            "openmp: address of GOMP_parallel, whose threads these are then; 0: they are the hook's own.")
         .def(
             "reset_slot", [](py_hook & self, int32_t slot) { self.core.reset_slot(slot); }, "slot"_a,
             "Forget the gate's decision of this slot, and hold it no longer")

@@ -37,7 +37,9 @@ def test_the_document_has_the_shape_that_scripts_rely_on(model: Path) -> None:
     assert list(found) == ["text", "model", "finish_reason", "steering", "timings"]
     assert (found["model"], found["finish_reason"]) == ("tiny.gguf", "length")
     steering = found["steering"]
-    assert list(steering) == ["gate", "gate_score", "refusal_in_sight", "touched_tokens", "energy_before", "energy_after"]
+    assert list(steering) == [
+        "gate", "gate_score", "refusal_in_sight", "touched_tokens", "energy_before", "energy_after"
+    ]  # fmt: skip
     assert (steering["gate"], steering["touched_tokens"]) == ("benign", 2)
     assert steering["energy_after"] < steering["energy_before"]
     assert found["timings"]["prompt_tokens"] > 0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from energy_examples import make_head
 from runtime_examples import (
     ALWAYS,
     GATE_LAYERS,
@@ -28,12 +30,13 @@ from runtime_examples import (
 
 from edge_eds import EdgeLlama, Steering
 from edge_eds.energy.file import EnergyFile
-from edge_eds.energy.network import HEADS
+from edge_eds.energy.network import HEADS, EnergyModel, LayerEnergy
 from edge_eds.errors import EnergyFileError, FingerprintError, SettingsError, SteeringError
 from edge_eds.runtime import session as session_module
 from edge_eds.runtime.hooks import LayerProbe
 from edge_eds.runtime.interventions import AddVector
 from edge_eds.runtime.program import capturing
+from edge_eds.runtime.seam import openmp_parallel
 from edge_eds.runtime.trace import Trace
 
 PROMPT = make_prompt(41)
@@ -527,3 +530,22 @@ def test_a_wish_that_the_file_cannot_grant(path: Path) -> None:
     ungated = EdgeLlama(path, energy=make_energies(path, gated=False), **SETTINGS)
     with closing(ungated) as llm, pytest.raises(SettingsError, match="gate"):
         llm.steered(Steering(gate_benign=0.0)).__enter__()
+
+
+def test_large_energies_are_computed_by_llama_cpps_own_threads(tiny: TinyModel) -> None:
+    """The same bits by its threads, by ours and by one; and no threads of ours where it brings its own."""
+    path = tiny("llama", n_layer=N_LAYER)
+    file = make_energies(path, gated=False, subspace=False)
+    large = {il: LayerEnergy(il, None, {"merged": make_head(N_EMBD, (4200,), True, il)}) for il in STEERED_LAYERS}
+    file = replace(file, energies=EnergyModel(N_EMBD, large))
+    threads = Path("/proc/self/task")
+    with closing(EdgeLlama(path, energy=file, **{**SETTINGS, "n_threads": 3, "n_threads_batch": 3})) as llm:
+        shared = answer(llm, PROMPT)
+        assert llm.last_trace.touched_tokens > 0
+        n_before = len(list(threads.iterdir())) if threads.is_dir() else 0
+        for openmp, n_threads in ((0, 3), (0, 1), (openmp_parallel(), 3)):
+            llm._hook.set_threads(n_threads, openmp)
+            if openmp and n_before:
+                assert len(list(threads.iterdir())) == n_before
+            llm.reset()
+            assert answer(llm, PROMPT).same_bits(shared)

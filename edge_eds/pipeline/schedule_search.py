@@ -46,7 +46,7 @@ class SearchSettings:
     first_trials: int = 96
     round_size: int = 12
     finalists: int = 4
-    forces: tuple[float, ...] = (1.0, 1.4, 1.8)
+    forces: tuple[float, ...] = (1.0, 1.4, 1.8, 2.4)
     tokens: tuple[tuple[int, float], ...] = ((2, 0.5), (1, 1.0), (2, 0.8), (3, 0.5), (3, 0.8))
     max_layers: int = 4
     max_steps: int = 6

@@ -47,6 +47,12 @@ def ggml_functions() -> dict[str, int]:
     return addresses
 
 
+def openmp_parallel() -> int:
+    """Address of GOMP_parallel in the OpenMP runtime that llama.cpp computes with; 0 where it computes without one."""
+    function = find_function("GOMP_parallel")
+    return 0 if function is None else ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
 def find_function(name: str) -> Any | None:
     """A function of the llama.cpp and ggml that are loaded; None where this build does not export it."""
     # dlsym on libllama's handle also searches the libraries that it was linked with, which are the right

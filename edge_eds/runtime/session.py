@@ -39,6 +39,7 @@ from edge_eds.runtime.message import NO_MESSAGE, MessageFinder
 from edge_eds.runtime.model_file import CHAT_TEMPLATE_KEY, check_adapter, check_chat_model, hook_shape
 from edge_eds.runtime.outlook import look, release, reset_slot
 from edge_eds.runtime.program import HookProgram, intervention_program, steering_program
+from edge_eds.runtime.seam import openmp_parallel
 from edge_eds.runtime.trace import Trace
 
 _SLOT = 0  # a session has one timeline, so one answer at a time
@@ -99,7 +100,7 @@ class EdgeLlama(Llama):
                 f"{self.lora_path}: llama.cpp could not apply this adapter to {model_path}; expected one "
                 "that was made for this model"
             )
-        self._hook.set_threads(max(1, self.n_threads))
+        self._hook.set_threads(max(1, self.n_threads), openmp_parallel())
         # llama.cpp rounds n_ctx up, and llama_cpp.Llama keeps room for as many tokens as were asked for.
         self._n_ctx = min(self._n_ctx, len(self.input_ids))
         self._name = uuid.uuid4().hex  # programs of another session steer with other energies

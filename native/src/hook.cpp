@@ -79,7 +79,7 @@ void hook::set_program(const program * p) {
     hire();
 }
 
-void hook::set_threads(int n) {
+void hook::set_threads(int n, openmp_parallel openmp) {
     if (armed_ || probing_) {
         throw std::logic_error("set_threads: a decode is under way (end() or abort() comes first)");
     }
@@ -87,6 +87,8 @@ void hook::set_threads(int n) {
         throw std::invalid_argument("set_threads: the number of threads must be > 0");
     }
     n_threads_ = n;
+    openmp_    = openmp;
+    helpers_.reset();
     hire();
 }
 
@@ -99,7 +101,7 @@ void hook::hire() {
     const int n_helpers = any_large ? n_threads_ - 1 : 0;
     if (n_helpers != (helpers_ ? helpers_->n_helpers() : 0)) {
         helpers_.reset(); // first, so that no more threads are there than were asked for
-        helpers_ = n_helpers > 0 ? std::make_unique<workers>(n_helpers) : nullptr;
+        helpers_ = n_helpers > 0 ? std::make_unique<workers>(n_helpers, openmp_) : nullptr;
     }
 }
 

@@ -58,8 +58,9 @@ public:
     // What llama.cpp calls, with the hook as user_data: bool (*)(ggml_tensor *, bool ask, void * user_data)
     static bool eval_callback(ggml_tensor * tensor, bool ask, void * user_data) noexcept;
 
-    // How many threads compute large energies, the one that decodes among them; 1 to begin with. Between decodes only.
-    void set_threads(int n);
+    // How many threads compute large energies, the one that decodes among them, and whose they are (workers.h); 1 to begin
+    // with. Between decodes only.
+    void set_threads(int n, openmp_parallel openmp = nullptr);
 
     // Takes a copy; null: nothing is done. Between decodes only (std::logic_error). Throws
     // std::invalid_argument if it does not fit. Gate decisions of the slots stay.
@@ -171,7 +172,8 @@ private:
     std::vector<uint8_t> changed_;    // (capacity)
     std::vector<float, line_allocator<float>> work_; // of max_rows_at_once rows
 
-    int n_threads_ = 1;
+    int n_threads_          = 1;
+    openmp_parallel openmp_ = nullptr;
     std::unique_ptr<workers> helpers_; // as long as a program has large energies, and there is more than one thread
 
     std::vector<trace_record> trace_;

@@ -34,8 +34,9 @@ static void wait_a_moment(int turn) {
 #endif
 }
 
-workers::workers(int n_helpers) : process_(this_process()) {
-    for (int k = 0; k < n_helpers; ++k) {
+workers::workers(int n_helpers, openmp_parallel openmp)
+    : n_helpers_(n_helpers), openmp_(openmp), process_(this_process()) {
+    for (int k = 0; k < (openmp ? 0 : n_helpers); ++k) {
         helpers_.emplace_back([this] { help(); });
     }
 }
@@ -92,11 +93,19 @@ void workers::take_parts() {
     }
 }
 
+void workers::take_parts_in_team(void * self) {
+    static_cast<workers *>(self)->take_parts();
+}
+
 void workers::run(loop_part run_part, const void * job, int64_t n_parts) {
     run_part_ = run_part;
     job_      = job;
     n_parts_.store(n_parts, std::memory_order_relaxed);
     next_.store(0, std::memory_order_relaxed);
+    if (openmp_) {
+        openmp_(take_parts_in_team, this, (unsigned) (1 + n_helpers_), 0);
+        return;
+    }
     open_.store(true);
     take_parts();
     open_.store(false);
@@ -113,11 +122,11 @@ workers::shift::shift(workers * team)
         return;
     }
     team_of_this_thread = team_;
-    {
+    if (!team_->openmp_) {
         const std::lock_guard<std::mutex> lock(team_->bell_->mutex);
         team_->on_shift_.store(true);
     }
-    team_->bell_->wake.notify_all();
+    team_->bell_->wake.notify_all(); // nobody sleeps where OpenMP's threads help
 }
 
 workers::shift::~shift() {

@@ -1,7 +1,9 @@
 // Threads that share the loops over large matrices with the thread that computes. A part of a loop is whole outputs, so
 // that what comes out is the same bits however many threads there are.
-// Between shifts they sleep; during one they wait at the ready, because a loop lasts a fraction of a millisecond. Nobody
-// waits for a helper that the system has not let run: whoever is there takes the next part.
+// Where llama.cpp computes with OpenMP, these are its own threads: after each graph they wait for the next by spinning,
+// and threads of ours would have to share the cores with them. Elsewhere they are ours. Between shifts those sleep;
+// during one they wait at the ready, because a loop lasts a fraction of a millisecond. Nobody waits for one that the
+// system has not let run: whoever is there takes the next part.
 #pragma once
 
 #include <atomic>
@@ -17,15 +19,18 @@ namespace edge_eds {
 // One part of a loop; `job` is what they have in common. Neither allocates nor throws.
 typedef void (*loop_part)(const void * job, int64_t part);
 
+// GOMP_parallel of the OpenMP runtime: has a team of n_threads, the caller in it, call function(data), and waits for all.
+typedef void (*openmp_parallel)(void (*function)(void * data), void * data, unsigned n_threads, unsigned flags);
+
 class workers {
 public:
-    // Throws std::system_error where the system gives no more threads.
-    explicit workers(int n_helpers);
+    // openmp: whose threads help; null: n_helpers of our own. Throws std::system_error where the system gives no more.
+    explicit workers(int n_helpers, openmp_parallel openmp = nullptr);
     ~workers();
     workers(const workers &)             = delete;
     workers & operator=(const workers &) = delete;
 
-    int n_helpers() const { return (int) helpers_.size(); }
+    int n_helpers() const { return n_helpers_; }
 
     // Runs every part once, and returns when all are done. During a shift, by the thread that began it.
     void run(loop_part run_part, const void * job, int64_t n_parts);
@@ -50,8 +55,10 @@ private:
         std::condition_variable wake;
     };
 
-    std::vector<std::thread> helpers_;
-    long process_; // that the helpers live in
+    int n_helpers_;
+    openmp_parallel openmp_;
+    std::vector<std::thread> helpers_; // our own
+    long process_;                     // that the helpers live in
     std::unique_ptr<bell> bell_ = std::make_unique<bell>();
     bool quit_                  = false;
     std::atomic<bool> on_shift_{false};
@@ -67,6 +74,7 @@ private:
     bool is_forked() const;
     void help();
     void take_parts();
+    static void take_parts_in_team(void * self);
 };
 
 // How many threads share the loops of this thread now: 1 outside of a shift.

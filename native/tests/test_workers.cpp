@@ -21,12 +21,25 @@ static void count_part(const void * job, int64_t part) {
     (*static_cast<counters *>(const_cast<void *>(job)))[(size_t) part] += 1;
 }
 
-static void every_part_runs_once() {
+// As an OpenMP runtime has it done.
+static void in_a_team(void (*function)(void *), void * data, unsigned n_threads, unsigned) {
+    std::vector<std::thread> others;
+    for (unsigned k = 1; k < n_threads; ++k) {
+        others.emplace_back(function, data);
+    }
+    function(data);
+    for (std::thread & other : others) {
+        other.join();
+    }
+}
+
+static void every_part_runs_once(int n_rounds, openmp_parallel openmp) {
     for (int n_helpers : {0, 1, 3}) {
-        workers team(n_helpers);
+        workers team(n_helpers, openmp);
+        CHECK(team.n_helpers() == n_helpers);
         counters runs(9);
         int64_t n_loops[9] = {0};
-        for (int k = 0; k < 3000; ++k) {
+        for (int k = 0; k < n_rounds; ++k) {
             const workers::shift shift(&team);
             for (int64_t n_parts : {1, 4, 9, 2}) {
                 run_shared(count_part, &runs, n_parts);
@@ -167,7 +180,8 @@ static void a_forked_process_works_alone_and_ends() {
 #endif
 
 int main() {
-    every_part_runs_once();
+    every_part_runs_once(3000, nullptr);
+    every_part_runs_once(100, in_a_team);
     nothing_is_shared_outside_of_a_shift();
 #if !defined(_WIN32)
     a_forked_process_works_alone_and_ends();
