@@ -35,7 +35,7 @@ def answers(tune: TuneSettings) -> float:
     """Answers of a whole search and its bounds, as a rough count from its sizes."""
     search = tune.search
     tokens = 39.0  # of an answer: 22 of the prompt, and 17 or fewer new ones
-    first = search.first_trials * (search.n_wrong + search.n_alone) * (22 / search.round_size + 1)
+    first = search.first_trials * (search.n_wrong + search.n_alone) * (22 / search.round_size + 2)
     n_answered = search.finalists + len(search.forces) + len(search.tokens) - 1
     answered = n_answered * (search.n_answered + search.n_alone) * (22 / 3 + 0.85 * search.max_new_tokens)
     bound = 2 * 1.15 * tune.n_bound * (22 + 0.85 * tune.max_new_tokens)

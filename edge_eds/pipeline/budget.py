@@ -81,7 +81,8 @@ class Budget:
         answers = max(self.left - _VERDICT * self.seconds, 0.0) * answers_per_second
         search = settings.search
         most = {name: getattr(search, name) if self.flexible else n for name, n in _MOST.items()}
-        per_trial = (search.n_wrong + search.n_alone) * _cost(1, search.round_size)
+        # the first token alone, and mostly twice: steered where it was about to go wrong
+        per_trial = (search.n_wrong + search.n_alone) * _cost(2, search.round_size)
         rounds = int(_FIRST_TOKENS * answers / per_trial) // search.round_size
         # Schedules that answer: one of each depth, and the best one with more force and other numbers of tokens.
         per_prompt = _cost(search.max_new_tokens, _TOGETHER)
