@@ -12,6 +12,7 @@ import ctypes
 import inspect
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,16 +86,22 @@ class EdgeLlama(Llama):
             check_adapter(read_gguf_header(llama_args["lora_path"]), header)
         self._hook = new_hook(n_layer, n_embd)
         self._program: HookProgram | None = None
-        self._energy_file = self._find_energies(energy, Path(model_path), llama_args.get("lora_path"))
+        with ThreadPoolExecutor(max_workers=1) as pool:  # llama.cpp loads the weights without the interpreter's lock
+            energies = pool.submit(self._find_energies, energy, Path(model_path), llama_args.get("lora_path"))
+            try:
+                super().__init__(str(model_path), **llama_args)
+            except (ValueError, RuntimeError) as error:
+                raise ModelError(f"{model_path}: llama.cpp could not load it: {error}") from error
+            except TemplateError as error:
+                raise ModelError(
+                    f"{model_path}: its chat template cannot be read ({error}); expected Jinja; take another "
+                    "conversion of the model, or give the GGUF a template that works"
+                ) from error
         try:
-            super().__init__(str(model_path), **llama_args)
-        except (ValueError, RuntimeError) as error:
-            raise ModelError(f"{model_path}: llama.cpp could not load it: {error}") from error
-        except TemplateError as error:
-            raise ModelError(
-                f"{model_path}: its chat template cannot be read ({error}); expected Jinja; take another conversion of "
-                "the model, or give the GGUF a template that works"
-            ) from error
+            self._energy_file = energies.result()
+        except BaseException:
+            self.close()
+            raise
         if self.lora_path is not None and not self._lora_adapter:
             raise ModelError(
                 f"{self.lora_path}: llama.cpp could not apply this adapter to {model_path}; expected one "
