@@ -101,6 +101,10 @@ def _energy(energy: dict[str, Any]) -> Iterator[Line]:
         reads = sorted({int(il) for name in ("weights", "message_weights") for il in gate[name]})
         bounds = f"benign up to {gate['benign']:g}, harmful from {gate['harmful']:g}"
         yield _fact("gate", f"layers {ranges(reads)}: {bounds}")
+    outlook = steering["outlook"]
+    if outlook is not None:
+        begin = f"refusals begin with token {' or '.join(map(str, outlook['tokens']))}"
+        yield _fact("outlook", f"{begin}: in sight from log-odds {outlook['bound']:g}")
     made = [f"seed {energy['seed']}", *(f"{name} {version}" for name, version in energy["versions"].items())]
     if energy["prompt_set_hash"]:
         made.insert(0, f"prompt set {energy['prompt_set_hash'][:8]}")
