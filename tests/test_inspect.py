@@ -15,6 +15,7 @@ from runtime_examples import N_LAYER, make_energies
 from steered_model import steered_model
 from tiny_gguf import tiny_gguf
 
+from edge_eds.energy.outlook import OutlookSpec
 from edge_eds.runtime.energies import user_energy_folder
 from edge_eds.runtime.hub_name import parts_of
 
@@ -116,6 +117,13 @@ def test_a_terminal_gets_headings(tmp_path: Path) -> None:
 
     styles = {style for _, style in describe(document(steered_model(tmp_path)))}
     assert HEADING in styles and BAD not in styles
+
+
+def test_the_outlook_of_energies_is_shown(tmp_path: Path) -> None:
+    gguf = tiny_gguf("llama", tmp_path / "tiny.gguf", n_layer=N_LAYER)
+    energies = make_energies(gguf, outlook=OutlookSpec((40, 57), 0.5))
+    energies.save(tmp_path / "tiny.energy.onnx")
+    assert "refusals begin with token 40 or 57: in sight from log-odds 0.5" in text(gguf)
 
 
 def test_scores_are_read_by_people_whatever_their_form(tmp_path: Path) -> None:
