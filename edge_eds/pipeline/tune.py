@@ -36,8 +36,8 @@ class TuneSettings:
     """n_bound: prompts of each kind that the bounds are chosen on, answered with max_new_tokens. max_lost: share of
     true refusals that E_fr may lose in any case. won_back: share of the jailbroken answers that E_jb mends which E_fr
     may lose in their place. max_new_refusals: share of answered benign prompts that may be refused instead.
-    threshold_quantile: share of the wrong answers whose energy may lie under the threshold, to be left alone, where a
-    recurrent state allows no look at what the plain model is about to do.
+    threshold_quantile: share of the wrong answers whose energy may lie under the threshold, to be left alone, where
+    there is no outlook: with a recurrent state, and where refusals begin like answers.
     """
 
     seed: int = 0

@@ -28,6 +28,7 @@ from edge_eds.runtime.program import HookProgram
 FloatArray = npt.NDArray[np.float64]
 IndexArray = npt.NDArray[np.int64]
 StringArray = npt.NDArray[np.str_]
+MIN_FORESEEN = 0.8  # an outlook that foresees a smaller share of the refusals is worth less than thresholds
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class TuneBed:
         self.runner, self.collection, self.trained, self.memo = runner, collection, trained, memo
         self.labels = Labels.of(collection)
         self._outlook = OutlookSpec(_refusal_tokens(collection))
+        looks = runner.session.goes_back and _share_beginning(collection, self._outlook) >= MIN_FORESEEN
         # Held open, so that what it reads does not matter; what reads the message would decode all of it every time.
         gate = replace(trained.gate, benign=-OPEN, harmful=OPEN, message_weights={})
         spec = SteeringSpec(
@@ -90,7 +92,7 @@ class TuneBed:
         )
         self._files: dict[int, EnergyFile] = {}
         for rank, energies in trained.by_rank.items():
-            if runner.session.goes_back:
+            if looks:
                 steers_only = replace(spec, outlook=self._outlook)
             else:  # the next best sign of an answer that is wrong: nearly all of them are above
                 thresholds = {
@@ -212,3 +214,9 @@ def _refusal_tokens(collection: Collection) -> tuple[int, ...]:
             "the model's refusals begin with no tokens of their own, so steering cannot be searched by them"
         )
     return tokens
+
+
+def _share_beginning(collection: Collection, outlook: OutlookSpec) -> float:
+    """The share of the refusals that begin with one of the outlook's tokens."""
+    refusals = [example.first_token for example in collection.examples if example.label == "refusal"]
+    return sum(token in outlook.tokens for token in refusals) / len(refusals)
