@@ -1,11 +1,23 @@
-"""Tuning: the log-odds, the front and the choice on it, with made-up scores, and the whole of it on a tiny model."""
+"""Tuning: the front and the choice on it, with made-up scores, and what tells which answers are to be steered."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from method_examples import make_collection
+from runtime_examples import N_LAYER, TinyModel
 
+from edge_eds.energy.training import HeadRecipe
 from edge_eds.pipeline.gate_front import OPEN, GatePoint, choose_point, gate_front, reached
+from edge_eds.pipeline.memo import Memo
+from edge_eds.pipeline.train import TrainSettings, train
+from edge_eds.pipeline.tune_bed import Schedule, TuneBed
+from edge_eds.runtime.batch import BatchRunner
+from edge_eds.runtime.energies import ModelFiles
+
+ANSWER, REFUSAL, SORRY = 60, 50, 40  # first tokens
 
 
 @pytest.mark.parametrize("head", ["fr", "jb"])
@@ -46,3 +58,28 @@ def test_the_choice_mends_the_most_within_what_may_be_lost() -> None:
     assert choose_point(front, 0.0).bound == -2
     assert choose_point(front, 0.02).bound == -1
     assert choose_point(front, 1.0).bound == 0
+
+
+@pytest.mark.parametrize(
+    ("arch", "other_refusal", "looks"),
+    [("llama", SORRY, True), ("llama", ANSWER, False), ("mamba", SORRY, False)],
+    ids=["foreseen", "like answers", "recurrent"],
+)
+def test_answers_are_steered_by_the_outlook_or_else_above_a_threshold(
+    tiny: TinyModel, arch: str, other_refusal: int, looks: bool
+) -> None:
+    path = tiny(arch, n_layer=N_LAYER)
+    collection = make_collection(path)
+    examples = [
+        replace(one, first_token=ANSWER if one.label == "answer" else (REFUSAL, other_refusal)[i % 3 == 0])
+        for i, one in enumerate(collection.examples)
+    ]
+    collection = replace(collection, examples=tuple(examples))
+    recipe = HeadRecipe(hidden=(4,), epochs=2)
+    trained = train(collection, TrainSettings(steer_ranks=(4,), steer_recipe=recipe))
+    with BatchRunner(ModelFiles(path), n_ctx=96, n_threads=1, n_parallel=2) as runner:
+        bed = TuneBed(runner, collection, trained, 0.05, Memo(None, None))
+    spec = bed.spec_of(Schedule(rank=4, layers=trained.steer_layers[:1], steps=1, step_size=0.1))
+    assert (spec.outlook is not None, spec.thresholds == {}) == (looks, looks)
+    if spec.outlook is not None:
+        assert spec.outlook.tokens == (SORRY, REFUSAL)
