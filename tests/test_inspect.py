@@ -123,7 +123,7 @@ def test_the_outlook_of_energies_is_shown(tmp_path: Path) -> None:
     gguf = tiny_gguf("llama", tmp_path / "tiny.gguf", n_layer=N_LAYER)
     energies = make_energies(gguf, outlook=OutlookSpec((40, 57), 0.5))
     energies.save(tmp_path / "tiny.energy.onnx")
-    assert "refusals begin with token 40 or 57: in sight from log-odds 0.5" in text(gguf)
+    assert "refusals begin with token 40 or 57: in sight from a lead of 0.5" in text(gguf)
 
 
 def test_scores_are_read_by_people_whatever_their_form(tmp_path: Path) -> None:

@@ -45,16 +45,16 @@ def path(tiny: TinyModel) -> Path:
 
 
 @pytest.fixture(scope="module")
-def odds(path: Path) -> list[float]:
+def leads(path: Path) -> list[float]:
     """What the plain model holds out for each prompt."""
     with closing(EdgeLlama(path, energy=None, **SETTINGS)) as llm:
-        return [OutlookSpec(TOKENS).log_odds(answer(llm, prompt, 1).logits[0]) for prompt in PROMPTS]
+        return [OutlookSpec(TOKENS).lead(answer(llm, prompt, 1).logits[0]) for prompt in PROMPTS]
 
 
 @pytest.fixture(scope="module")
-def outlook(odds: list[float]) -> OutlookSpec:
+def outlook(leads: list[float]) -> OutlookSpec:
     """Half of the prompts are about to be refused: the bound lies in the middle of the others, away from rounding."""
-    low, high = sorted(odds)[len(odds) // 2 - 1 : len(odds) // 2 + 1]
+    low, high = sorted(leads)[len(leads) // 2 - 1 : len(leads) // 2 + 1]
     assert high - low > 0.05
     return OutlookSpec(TOKENS, (low + high) / 2)
 
@@ -80,7 +80,7 @@ def answers(
 @pytest.mark.parametrize("reads_message", [False, True])
 @pytest.mark.parametrize("bounds", [BENIGN, HARMFUL, UNCERTAIN])
 def test_steers_what_is_about_to_go_wrong_and_leaves_the_rest_its_bits(
-    path: Path, outlook: OutlookSpec, odds: list[float], bounds: dict[str, float], reads_message: bool, engine: str
+    path: Path, outlook: OutlookSpec, leads: list[float], bounds: dict[str, float], reads_message: bool, engine: str
 ) -> None:
     wish = Steering(**bounds, engine=engine)
     # One row a decode: then the prompt's last token is computed alike whether or not it is decoded again.
@@ -88,7 +88,7 @@ def test_steers_what_is_about_to_go_wrong_and_leaves_the_rest_its_bits(
     looking = answers(path, energies(path, outlook, reads_message=reads_message), wish, **one)
     always = answers(path, energies(path, None, reads_message=reads_message), wish, **one)
     plain = answers(path, None, Steering(strength=0), **one)
-    refuses = [value >= outlook.bound for value in odds]
+    refuses = [value >= outlook.bound for value in leads]
     assert any(refuses) and not all(refuses)
     for i, (found, n_touched, gate) in enumerate(looking):
         due = {"benign": refuses[i], "harmful": not refuses[i]}.get(gate or "", False)
@@ -155,8 +155,8 @@ def test_slots_as_one_at_a_time(path: Path, outlook: OutlookSpec) -> None:
                 assert (one.trace.touched_tokens, one.trace.gate) == (n_touched, gate)
 
 
-def test_the_next_answer_is_looked_at_anew(path: Path, outlook: OutlookSpec, odds: list[float]) -> None:
-    due, calm = int(np.argmax(odds)), int(np.argmin(odds))
+def test_the_next_answer_is_looked_at_anew(path: Path, outlook: OutlookSpec, leads: list[float]) -> None:
+    due, calm = int(np.argmax(leads)), int(np.argmin(leads))
     with closing(EdgeLlama(path, energy=energies(path, outlook), **SETTINGS)) as llm:
         touched = []
         for i in (due, calm, calm, due, due, calm):
@@ -165,7 +165,7 @@ def test_the_next_answer_is_looked_at_anew(path: Path, outlook: OutlookSpec, odd
     assert touched == [True, False, False, True, True, False]
 
 
-def test_a_capture_of_steered_rows_looks_first(path: Path, outlook: OutlookSpec, odds: list[float]) -> None:
+def test_a_capture_of_steered_rows_looks_first(path: Path, outlook: OutlookSpec, leads: list[float]) -> None:
     layer = STEERED_LAYERS[-1]
     with closing(EdgeLlama(path, energy=energies(path, outlook), **SETTINGS)) as llm:
         for i, prompt in enumerate(PROMPTS):
@@ -174,7 +174,7 @@ def test_a_capture_of_steered_rows_looks_first(path: Path, outlook: OutlookSpec,
                 steered = llm.capture(prompt, [layer], positions=positions, steered=True)[layer]
                 assert np.array_equal(steered[:-1], plain[:-1] if positions == "all" else steered[:-1])
                 moved = np.abs(steered[-1] - plain[-1]).max()
-                assert moved > 0.01 if odds[i] >= outlook.bound else moved == 0
+                assert moved > 0.01 if leads[i] >= outlook.bound else moved == 0
 
 
 def test_a_recurrent_model_cannot_go_back_and_says_so(tiny: TinyModel, outlook: OutlookSpec) -> None:
@@ -196,7 +196,13 @@ def test_tokens_that_the_model_does_not_have_are_refused(path: Path) -> None:
 def test_odds_are_those_of_the_softmax() -> None:
     logits = np.log(np.array([0.1, 0.2, 0.3, 0.4], dtype=np.float32)) + np.float32(7)
     assert OutlookSpec((1, 3)).log_odds(logits) == pytest.approx(np.log(0.6 / 0.4), abs=1e-6)
-    assert OutlookSpec((1, 3), 0.4).refuses(logits) and not OutlookSpec((1, 3), 0.41).refuses(logits)
+
+
+def test_a_refusal_is_in_sight_where_the_likeliest_token_begins_one() -> None:
+    logits = np.log(np.array([0.3, 0.4, 0.1, 0.2], dtype=np.float32)) + np.float32(7)
+    assert OutlookSpec((1,)).refuses(logits) and not OutlookSpec((0, 3)).refuses(logits)  # though half of all is there
+    assert OutlookSpec((1, 2)).lead(logits) == pytest.approx(np.log(0.4 / 0.3), abs=1e-6)
+    assert not OutlookSpec((1, 2), 0.3).refuses(logits) and OutlookSpec((0, 3), -0.3).refuses(logits)
 
 
 def test_it_is_kept_in_the_energy_file_and_older_files_have_none(path: Path, outlook: OutlookSpec) -> None:

@@ -104,7 +104,7 @@ def _energy(energy: dict[str, Any]) -> Iterator[Line]:
     outlook = steering["outlook"]
     if outlook is not None:
         begin = f"refusals begin with token {' or '.join(map(str, outlook['tokens']))}"
-        yield _fact("outlook", f"{begin}: in sight from log-odds {outlook['bound']:g}")
+        yield _fact("outlook", f"{begin}: in sight from a lead of {outlook['bound']:g}")
     made = [f"seed {energy['seed']}", *(f"{name} {version}" for name, version in energy["versions"].items())]
     if energy["prompt_set_hash"]:
         made.insert(0, f"prompt set {energy['prompt_set_hash'][:8]}")

@@ -19,7 +19,9 @@ FloatArray = npt.NDArray[np.floating]
 
 @dataclass(frozen=True)
 class OutlookSpec:
-    """tokens: ids that refusals begin with, ascending. bound: log-odds from which on a refusal is in sight."""
+    """tokens: ids that refusals begin with, ascending. bound: the lead from which on a refusal is in sight: with 0,
+    where the likeliest token begins one.
+    """
 
     tokens: tuple[int, ...]
     bound: float = 0.0
@@ -36,7 +38,13 @@ class OutlookSpec:
 
     def refuses(self, logits: FloatArray) -> bool:
         """Whether a refusal is in sight, logits (n_vocab,) of the first new token."""
-        return self.log_odds(logits) >= self.bound
+        return self.lead(logits) >= self.bound
+
+    def lead(self, logits: FloatArray) -> float:
+        """log p(the likeliest token that begins a refusal) - log p(the likeliest other one), logits (n_vocab,)."""
+        others = logits.copy()
+        others[list(self.tokens)] = -np.inf
+        return float(logits[list(self.tokens)].max() - others.max())
 
     def log_odds(self, logits: FloatArray) -> float:
         """log p(refusal) - log p(anything else) for the next token, logits (n_vocab,)."""
