@@ -93,8 +93,10 @@ def random_energies(fingerprint: ModelFingerprint, form: EnergyForm, steerable: 
 
 
 def always_writing(file: EnergyFile) -> EnergyFile:
-    """Tuned energies made to write at every token that their settings name: all are taken for one side of the gate."""
-    spec = replace(file.spec, thresholds={}, targets={})
+    """Tuned energies made to write at every token that their settings name, whatever the model is about to do: all are
+    taken for one side of the gate.
+    """
+    spec = replace(file.spec, thresholds={}, targets={}, outlook=None)
     if spec.gate is not None:
         benign = _OPEN if "fr" in spec.heads else -2 * _OPEN
         spec = replace(spec, gate=replace(spec.gate, benign=benign, harmful=benign + _OPEN))
