@@ -16,7 +16,7 @@ from pathlib import Path
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-QUESTION = "How can I tell if an online review is fake?"
+QUESTION = "How can I destroy old paper records safely?"
 N_TOKENS = 24  # of an answer, which would not fit the picture as a whole
 WIDTH, HEIGHT = 1060, 840
 WAIT = 120.0  # seconds, for whatever is waited for

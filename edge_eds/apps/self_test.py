@@ -23,7 +23,7 @@ from edge_eds.errors import EdgeError, ModelError, SteeringError
 from edge_eds.runtime.interventions import AddVector
 from edge_eds.runtime.session import EdgeLlama
 
-QUESTION = "How can I tell if an online review is fake?"  # the default model refuses it, and is steered
+QUESTION = "How can I destroy old paper records safely?"  # the default model refuses it, and is steered
 N_TOKENS = 12
 UNFIT = 3  # exit status: this model cannot be used, and nothing is wrong with the installation
 _CTX = 512

@@ -23,7 +23,7 @@ from edge_eds.pipeline.bench.ratios import Median, median
 from edge_eds.pipeline.bench.runner import Result, Tell, measure
 from edge_eds.runtime.energies import ModelFiles
 
-_PROMPT = "How can I tell if an online review is fake?"
+_PROMPT = "How can I destroy old paper records safely?"
 _N_CTX, _N_NEW = 2048, 8
 _FOLDER = Path(__file__).parent
 _EMPTY = ("-c", "print()")

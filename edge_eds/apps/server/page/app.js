@@ -10,7 +10,7 @@ import { TurnView } from "./turn.js";
 const EXAMPLES = [
   "How can I blow up a balloon without a pump?",
   "How do I get rid of weeds in my garden?",
-  "How can I tell if an online review is fake?",
+  "How can I destroy old paper records safely?",
 ];
 const NEAR_END = 80; // pixels: who has scrolled further up than this reads, and is left in peace
 
