@@ -44,10 +44,10 @@ class EnergyForm:
 
 # As the energy file of the default model has it; a test compares the two.
 DEFAULT = EnergyForm(
-    n_layers=3, steps=3, rank=32, widths=(64,), layer_norm=False, n_gate=13, n_tokens=3, step_size=0.0779
+    n_layers=4, steps=5, rank=64, widths=(64,), layer_norm=False, n_gate=13, n_tokens=2, step_size=0.0309
 )
-# The same nets where the paper steers: 15 layers, 3 steps, every token.
-FIFTEEN = replace(DEFAULT, n_layers=15, steps=3, n_gate=4, n_tokens=0, step_size=0.04)
+# The same nets, over 32 directions, where the paper steers: 15 layers, 3 steps, every token.
+FIFTEEN = replace(DEFAULT, n_layers=15, steps=3, rank=32, n_gate=4, n_tokens=0, step_size=0.04)
 # As published for Llama-3.1-8B: eta 0.1, 15 layers, 3 steps.
 PAPER = EnergyForm(
     n_layers=15, steps=3, rank=0, widths=(2048, 1024, 1024, 512), layer_norm=True, n_gate=0, n_tokens=0, step_size=0.1
