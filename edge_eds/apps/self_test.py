@@ -73,8 +73,7 @@ def _logits(llm: EdgeLlama, tokens: list[int]) -> npt.NDArray[np.float32]:
     llm.reset()
     llm._ctx.kv_cache_clear()
     llm.eval(tokens)
-    logits = np.ctypeslib.as_array(llm._ctx.get_logits_ith(-1), (llm.n_vocab(),))
-    return np.array(logits, dtype=np.float32)
+    return np.array(llm.logits(-1), dtype=np.float32)
 
 
 def _decoded(tokens_per_second: float) -> str:

@@ -25,7 +25,7 @@ from edge_eds.runtime.chat_prompt import Message
 from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.interventions import Intervention
 from edge_eds.runtime.memory import batch_memory
-from edge_eds.runtime.outlook import look, release, reset_slot
+from edge_eds.runtime.outlook import look, reset_slot
 from edge_eds.runtime.parallel import ParallelLlama, Rows, common_prefix
 from edge_eds.runtime.program import (
     HookProgram,
@@ -425,7 +425,6 @@ class _Run:
         sequence.looked = True
         if not look(self.hook, self.program, slot, logits, sequence.trace):
             return False
-        release(self.hook, self.program, slot)
         sequence.n_past -= 1
         llama_api.llama_memory_seq_rm(self.memory, slot, sequence.n_past, -1)
         return True

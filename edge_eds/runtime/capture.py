@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from edge_eds.errors import SettingsError, SteeringError
 from edge_eds.runtime.hooks import armed
-from edge_eds.runtime.outlook import look, release
+from edge_eds.runtime.outlook import look
 from edge_eds.runtime.program import HookProgram, capturing
 from edge_eds.runtime.trace import Trace
 
@@ -131,7 +131,6 @@ def _decoded(
                 states, scope, first = buffers if at_end else {}, "planned", len(tokens) - 1
             _decode(llm, program, chunk, start, [p - start for p in told], len(tokens) - 1, states, scope)
             if at_end and program is not None and look(llm._hook, program, _SLOT, llm.logits(-1), Trace()):
-                release(llm._hook, program, _SLOT)
                 llm._ctx.kv_cache_seq_rm(-1, len(tokens) - 1, -1)
                 last = {il: rows[len(rows) - 1 :] for il, rows in states.items()}
                 _decode(llm, program, chunk[-1:], len(tokens) - 1, [0], len(tokens) - 1, last, scope)

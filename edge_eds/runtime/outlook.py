@@ -4,8 +4,8 @@ The prompt's end is decoded with its slot held: the gate is read, nothing is wri
 model's. Where they and the gate disagree (benign and about to refuse, harmful and about to answer), the slot is
 released and the prompt's last token decoded again, steered. Everything else keeps the plain model's bits.
 
-Who decodes does it in three steps: `reset_slot` before an answer, `look` at the first logits, `release` before the
-prompt's last token is decoded again. Leaves out the KV cache's rows.
+Who decodes calls `reset_slot` before an answer and `look` at its first logits, and decodes the prompt's last token
+again where that says so. Leaves out the KV cache's rows.
 """
 
 from __future__ import annotations
@@ -33,13 +33,9 @@ def hold(hook: _native.Hook, program: HookProgram | None, slot: int) -> None:
     _hold(hook, program, slot, program is not None and program.outlook is not None)
 
 
-def release(hook: _native.Hook, program: HookProgram, slot: int) -> None:
-    """Let the program steer a slot."""
-    _hold(hook, program, slot, False)
-
-
 def look(hook: _native.Hook, program: HookProgram, slot: int, logits: FloatArray, trace: Trace) -> bool:
-    """Whether an answer that was held is to be steered, by the gate and the plain logits (n_vocab,) of its first token.
+    """Whether an answer that was held is to be steered, by the gate and the plain logits (n_vocab,) of its first token;
+    then its slot is released.
 
     What is in sight is noted in its trace. A program without an outlook has nothing to look for.
     """
@@ -47,7 +43,10 @@ def look(hook: _native.Hook, program: HookProgram, slot: int, logits: FloatArray
         return False
     trace.refusal_in_sight = program.outlook.refuses(logits)
     _, _, decision = (program.host or hook).gate_state(slot)
-    return decision == (_BENIGN if trace.refusal_in_sight else _HARMFUL)
+    if decision != (_BENIGN if trace.refusal_in_sight else _HARMFUL):
+        return False
+    _hold(hook, program, slot, False)
+    return True
 
 
 def _hold(hook: _native.Hook, program: HookProgram | None, slot: int, held: bool) -> None:

@@ -38,7 +38,7 @@ from edge_eds.runtime.hub_name import is_hub_name
 from edge_eds.runtime.interventions import Intervention
 from edge_eds.runtime.message import NO_MESSAGE, MessageFinder
 from edge_eds.runtime.model_file import CHAT_TEMPLATE_KEY, check_adapter, check_chat_model, hook_shape
-from edge_eds.runtime.outlook import look, release, reset_slot
+from edge_eds.runtime.outlook import look, reset_slot
 from edge_eds.runtime.program import HookProgram, intervention_program, steering_program
 from edge_eds.runtime.seam import openmp_parallel
 from edge_eds.runtime.trace import Trace
@@ -293,7 +293,6 @@ class EdgeLlama(Llama):
         if self._program is not None and self._program.outlook is not None:
             at_end = self.n_tokens - 1 == self._answer_start
             if at_end and look(self._hook, self._program, _SLOT, self.logits(-1), self._trace):
-                release(self._hook, self._program, _SLOT)
                 self.n_tokens -= 1
                 self._eval_chunk(tokens[-1:])
 

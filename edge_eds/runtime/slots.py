@@ -26,7 +26,7 @@ from edge_eds.energy.settings import Steering
 from edge_eds.errors import ModelError, PromptTooLongError, SettingsError, SteeringError
 from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.message import NO_MESSAGE
-from edge_eds.runtime.outlook import look, release, reset_slot
+from edge_eds.runtime.outlook import look, reset_slot
 from edge_eds.runtime.parallel import ParallelLlama, Rows
 from edge_eds.runtime.program import HookProgram, capturing
 from edge_eds.runtime.sampling import TokenSampling, make_sampler
@@ -477,7 +477,6 @@ class Slots:
         answer._looked = True
         if not look(self._hook, answer._program, answer._slot.index, self._llm.logits(row), answer.trace):
             return False
-        release(self._hook, answer._program, answer._slot.index)
         answer._slot.rows.pop()
         llama_api.llama_memory_seq_rm(self._memory, answer._slot.index, len(answer._slot.rows), -1)
         answer.trace.rewind(0)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from llama_cpp import llama_cpp as llama_api
 
-from edge_eds.runtime.outlook import hold, look, release, reset_slot
+from edge_eds.runtime.outlook import hold, look, reset_slot
 from edge_eds.runtime.parallel import ParallelLlama, Rows, common_prefix
 from edge_eds.runtime.program import HookProgram
 from edge_eds.runtime.trace import Trace
@@ -149,7 +149,6 @@ def _step(
         for row, (slot, i) in enumerate(pending.items()):
             logits = llm.logits(row)
             if looks and program is not None and look(llm._hook, program, slot, logits, Trace()):
-                release(llm._hook, program, slot)
                 llama_api.llama_memory_seq_rm(llama_api.llama_get_memory(llm.ctx), slot, len(prompts[i]) - 1, -1)
                 again[slot] = i
                 continue
