@@ -1,7 +1,7 @@
-// The energy of each token as colour under the text, and as bars above and below the threshold.
+// The energy of each token as colour under the text, and as bars above and below the threshold (or 0).
 
 import { draw, make } from "./dom.js";
-import { described, HEADS, nameOf, number, PROMPT_END } from "./tokens.js";
+import { described, HEADS, levelOf, nameOf, number, PROMPT_END } from "./tokens.js";
 
 const HEIGHT = 44; // pixels of the longest bar of a turn
 const WIDTH = 14; // pixels of a token, at most
@@ -41,7 +41,8 @@ export function strip(tokens, head, most, text) {
   ]));
   image.append(draw("line", { class: "level", x1: 0, x2: tokens.length, y1: 0, y2: 0 }));
   image.style.setProperty("max-width", `${WIDTH * tokens.length}px`);
-  const rest = `Energy of ${HEADS[head]} at each token: orange above the threshold, blue below. Point at one for more.`;
+  const rest = `Energy of ${HEADS[head]} at each token: orange above ${levelOf(tokens)}, blue below. `
+    + "Point at one for more.";
   const line = make("p", { className: "soft readout" }, rest);
   const element = make("div", { className: "along" }, image, line);
   let at = -1; // the token that is pointed at
@@ -97,6 +98,6 @@ function mark(token, text, most) {
 function inBrief(tokens) {
   const above = tokens.filter((token) => token.after > 0);
   const highest = tokens.reduce((a, b) => (b.after > a.after ? b : a));
-  return `Energy at ${tokens.length} tokens: ${above.length} above the threshold; highest at “${nameOf(highest)}”, `
+  return `Energy at ${tokens.length} tokens: ${above.length} above ${levelOf(tokens)}; highest at “${nameOf(highest)}”, `
     + `${number(Math.abs(highest.after))} ${highest.after > 0 ? "above" : "below"} it.`;
 }

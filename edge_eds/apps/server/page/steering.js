@@ -2,7 +2,7 @@
 // Takes the trace of the server (`eds` of an answer, see docs/server.md) and the tokens that tokens.js makes of it.
 
 import { make } from "./dom.js";
-import { HEADS, headOf, nameOf, number, PROMPT_END } from "./tokens.js";
+import { haveThresholds, HEADS, headOf, nameOf, number, PROMPT_END } from "./tokens.js";
 
 const FEW = 12; // rows of the table that are shown without being asked for
 
@@ -58,7 +58,7 @@ export function table(eds, tokens) {
     make("summary", {}, summary),
     make("table", { className: "chart" },
       make("caption", {}, `${capital(HEADS[headOf({ eds })])}, lower is better: `, key("before", "before"),
-        key("after", "after"), key("threshold", "threshold; changed only above it")),
+        key("after", "after"), ...(haveThresholds(rows) ? [key("threshold", "threshold; changed only above it")] : [])),
       make("thead", {}, make("tr", {}, ...columns)),
       make("tbody", {}, ...rows.flatMap((token) =>
         token.layers.map((layer, i) => row(token, layer, i === 0, scale))))));

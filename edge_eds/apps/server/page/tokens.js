@@ -2,7 +2,7 @@
 //
 // A token is {offset, text, layers, before, after, touched}; offset 0 is the prompt's end. Each of its layers is
 // {layer, before, after, threshold, steps, shift}. Its own before and after say how far the layer that counts lies
-// above its threshold: the highest one, since one is enough for a token to be changed.
+// above its threshold, or above 0 where it has none: the highest one, since one is enough for a token to be changed.
 
 export const PROMPT_END = "end of the prompt";
 export const HEADS = { fr: "false refusal", jb: "jailbreak", merged: "bad answers" };
@@ -20,9 +20,16 @@ export function tokensOf({ eds, reading }) {
 /** Which energy it is that the tokens of an answer have; null without any. */
 export const headOf = ({ eds, reading }) => eds?.tokens[0]?.layers[0].head ?? reading?.head ?? null;
 
-/** How far the energies of these tokens lie from their thresholds at most. */
+/** How far the energies of these tokens lie from their thresholds (or 0) at most. */
 export const reach = (tokens) =>
   Math.max(1e-6, ...tokens.flatMap(({ before, after }) => [Math.abs(before), Math.abs(after)]));
+
+/** Whether some layer of these tokens has a threshold. */
+export const haveThresholds = (tokens) =>
+  tokens.some(({ layers }) => layers.some(({ threshold }) => threshold !== null));
+
+/** What the energies of these tokens are seen against, in words. */
+export const levelOf = (tokens) => (haveThresholds(tokens) ? "the threshold" : "0");
 
 /** A token as a name: line breaks and blanks are made visible. */
 export const nameOf = ({ offset, text }) => (offset === 0 ? PROMPT_END : text.replaceAll("\n", "↵").trim() || "␣");
@@ -34,7 +41,7 @@ export const number = (value) => value.toFixed(2).replace("-", "−");
 export function described(token) {
   const layers = token.layers.map(({ layer, before, after, steps }) =>
     `layer ${layer}: ${number(before)}${steps > 0 ? ` → ${number(after)}` : ""}`);
-  const place = token.after > 0 ? "above its threshold" : "below its threshold";
+  const place = `${token.after > 0 ? "above" : "below"} ${levelOf([token])}`;
   const what = token.touched ? "moved by steering" : place;
   return `“${nameOf(token)}”: ${what} (${layers.join(", ")})`.replaceAll(/(layer|\d:|→) | (→)/g, "$1\u00a0$2");
 }
