@@ -215,8 +215,8 @@ def test_it_is_kept_in_the_energy_file_and_older_files_have_none(path: Path, out
 @pytest.mark.parametrize(
     ("tokens", "bound", "said"),
     [
-        ((), 0.0, "tokens are"), ("57", 0.0, "tokens are"), ((1, -2), 0.0, "whole numbers"),
-        ((1.5,), 0.0, "whole numbers"), ((True,), 0.0, "whole numbers"),
+        ((), 0.0, "tokens are"), ("57", 0.0, "tokens are"), ((1, -2), 0.0, "token is -2, expected at least 0"),
+        ((1.5,), 0.0, "token is 1.5, expected a whole"), ((True,), 0.0, "token is True, expected a whole"),
         ((1,), float("nan"), "bound is nan"), ((1,), "0", "bound is '0'"),
     ],
 )  # fmt: skip

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from edge_eds.energy.checks import integer, number
 from edge_eds.errors import SettingsError
 
 FloatArray = npt.NDArray[np.floating]
@@ -30,11 +31,9 @@ class OutlookSpec:
         tokens = self.tokens
         if isinstance(tokens, str) or not isinstance(tokens, Collection) or not tokens:
             raise SettingsError(f"outlook tokens are {tokens!r}, expected a list of token ids")
-        if any(isinstance(token, bool) or not isinstance(token, int) or token < 0 for token in tokens):
-            raise SettingsError(f"outlook tokens are {tokens!r}, expected whole numbers of at least 0")
-        object.__setattr__(self, "tokens", tuple(sorted(set(tokens))))
-        if isinstance(self.bound, bool) or not isinstance(self.bound, int | float) or not np.isfinite(self.bound):
-            raise SettingsError(f"outlook bound is {self.bound!r}, expected a finite number")
+        ids = {integer("an outlook token", token, 0) for token in tokens}
+        object.__setattr__(self, "tokens", tuple(sorted(ids)))
+        object.__setattr__(self, "bound", number("the outlook's bound", self.bound))
 
     def refuses(self, logits: FloatArray) -> bool:
         """Whether a refusal is in sight, logits (n_vocab,) of the first new token."""

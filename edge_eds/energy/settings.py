@@ -15,12 +15,11 @@ The settings mean (network.descend has the formula, the runtime applies it):
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from numbers import Integral, Real
 from typing import Any
 
+from edge_eds.energy.checks import flag, integer, number
 from edge_eds.energy.network import GATE_HEADS, HEADS
 from edge_eds.energy.outlook import OutlookSpec
 from edge_eds.errors import SettingsError
@@ -30,44 +29,11 @@ MAX_STRENGTH = 1e3
 MAX_STEPS = 1000
 
 
-def _number(
-    name: str, value: object, low: float = -math.inf, high: float = math.inf, above: bool = False
-) -> float:
-    """`value` as a finite float within low..high (above `low` itself when `above`)."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise SettingsError(f"{name} is {value!r}, expected a number")
-    number = float(value)
-    if not math.isfinite(number):
-        raise SettingsError(f"{name} is {number}, expected a finite number")
-    if number < low or number > high or (above and number == low):
-        lower = f"above {low:g}" if above else f"at least {low:g}"
-        upper = f" and at most {high:g}" if math.isfinite(high) else ""
-        raise SettingsError(f"{name} is {number:g}, expected {lower}{upper}")
-    return number
-
-
-def _integer(name: str, value: object, low: int, high: int | None = None) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise SettingsError(f"{name} is {value!r}, expected a whole number")
-    number = int(value)
-    if number < low or (high is not None and number > high):
-        raise SettingsError(
-            f"{name} is {number}, expected at least {low}{f' and at most {high}' if high else ''}"
-        )
-    return number
-
-
-def _flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise SettingsError(f"{name} is {value!r}, expected true or false")
-    return value
-
-
 def _layers(name: str, value: object) -> tuple[int, ...]:
     """Distinct layer indices, ascending."""
     if isinstance(value, str) or not isinstance(value, Collection):
         raise SettingsError(f"{name} is {value!r}, expected a list of layer indices")
-    layers = tuple(sorted(_integer(name, il, 0) for il in value))
+    layers = tuple(sorted(integer(name, il, 0) for il in value))
     if not layers:
         raise SettingsError(f"{name} is empty, expected at least one layer index")
     if len(set(layers)) != len(layers):
@@ -85,13 +51,13 @@ def _gate_bounds(benign: float, harmful: float) -> None:
 # one home for the range of each setting that both classes have
 _CHECKS: dict[str, Callable[[str, object], Any]] = {
     "layers": _layers,
-    "steps": lambda name, value: _integer(name, value, 1, MAX_STEPS),
-    "step_size": lambda name, value: _number(name, value, 0, above=True),
-    "relative": _flag,
-    "covariance": _flag,
-    "n_tokens": lambda name, value: _integer(name, value, 0),
-    "decay": lambda name, value: _number(name, value, 0, 1),
-    "max_shift": lambda name, value: _number(name, value, 0),
+    "steps": lambda name, value: integer(name, value, 1, MAX_STEPS),
+    "step_size": lambda name, value: number(name, value, 0, above=True),
+    "relative": flag,
+    "covariance": flag,
+    "n_tokens": lambda name, value: integer(name, value, 0),
+    "decay": lambda name, value: number(name, value, 0, 1),
+    "max_shift": lambda name, value: number(name, value, 0),
 }
 
 
@@ -117,7 +83,7 @@ class Steering:
     covariance: bool | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "strength", _number("strength", self.strength, 0, MAX_STRENGTH))
+        object.__setattr__(self, "strength", number("strength", self.strength, 0, MAX_STRENGTH))
         for name, check in _CHECKS.items():
             value = getattr(self, name)
             if value is not None:
@@ -125,7 +91,7 @@ class Steering:
         for name in ("gate_benign", "gate_harmful"):
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, _number(name, value))
+                object.__setattr__(self, name, number(name, value))
         if self.gate_benign is not None and self.gate_harmful is not None:
             _gate_bounds(self.gate_benign, self.gate_harmful)
         if self.engine not in ENGINES:
@@ -148,12 +114,12 @@ class GateSpec:
 
     def __post_init__(self) -> None:
         for name in ("bias", "benign", "harmful"):
-            object.__setattr__(self, name, _number(f"gate {name}", getattr(self, name)))
+            object.__setattr__(self, name, number(f"gate {name}", getattr(self, name)))
         _layers("gate layers", {*self.weights, *self.message_weights})
         for name in ("weights", "message_weights"):
             by_layer: Mapping[int, float] = getattr(self, name)
             checked = {
-                _integer("gate layer", il, 0): _number(f"gate weight of layer {il}", by_layer[il])
+                integer("gate layer", il, 0): number(f"gate weight of layer {il}", by_layer[il])
                 for il in sorted(by_layer)
             }
             object.__setattr__(self, name, checked)
@@ -232,7 +198,7 @@ class SteeringSpec:
             )
         return {
             head: {
-                _integer(f"{name} layer", il, 0): _number(f"{name} of {head} in layer {il}", value)
+                integer(f"{name} layer", il, 0): number(f"{name} of {head} in layer {il}", value)
                 for il, value in sorted(by_head[head].items())
             }
             for head in HEADS
