@@ -8,6 +8,7 @@ held at once, the mapped weights among it.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -56,7 +57,8 @@ class Launch(Contender):
         Raises:
             SteeringError: the program fails, or prints nothing; tells its last line.
         """
-        seen = json.loads(subprocess.run(self.command, capture_output=True, check=True).stdout)
+        run = subprocess.run(self.command, capture_output=True, check=True, env=_environment())
+        seen = json.loads(run.stdout)
         if seen["code"] or not seen["printed"]:
             raise SteeringError(f"{self.name} cannot be measured: {seen['last_line'] or 'it prints nothing'}")
         if seen["peak_bytes"] is not None:
@@ -135,6 +137,13 @@ def measure_start(
         starts.append(Start(peer.name, result, _more_memory(ours.peaks, peer.peaks)))
     size = 0 if energy is None else energy.stat().st_size
     return StartReport(tuple(starts), size, settings, LoadSeen(before, load.cpus()))
+
+
+def _environment() -> dict[str, str]:
+    """This process's, in which modules may keep their bytecode, as an installer leaves it: else a source tree of ours
+    would be compiled at each start, beside packages that are not.
+    """
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _more_memory(ours: Sequence[int], peers: Sequence[int]) -> Median | None:
