@@ -13,6 +13,9 @@ struct kernel_set {
     void (*add_scaled)(float alpha, const float * x, float * y, int64_t n);
     void (*affine)(const matrix & w, const float * bias, const float * const * x, float * const * y, int n_rows);
     void (*add_transposed)(const matrix & w, const float * const * y, float * const * x, int n_rows);
+    // the same for matrices in 8 bits
+    void (*coded_affine)(const matrix & w, const float * bias, const float * const * x, float * const * y, int n_rows);
+    void (*coded_add_transposed)(const matrix & w, const float * const * y, float * const * x, int n_rows);
     double (*norm)(const float * x, int64_t n);
     bool (*all_finite)(const float * x, int64_t n);
     void (*silu)(const float * a, float * activation, float * slope, int64_t n);
@@ -27,7 +30,9 @@ extern const kernel_set plain_kernels;
 #if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
 #define EDGE_EDS_X86 1
 extern const kernel_set avx2_kernels;   // AVX2 and FMA
-extern const kernel_set avx512_kernels; // AVX-512 F, BW, DQ and VL
+extern const kernel_set avx512_kernels; // AVX-512 F, BW, DQ and VL; in 8 bits as AVX2
+void avx2_coded_affine(const matrix & w, const float * bias, const float * const * x, float * const * y, int n_rows);
+void avx2_coded_add_transposed(const matrix & w, const float * const * y, float * const * x, int n_rows);
 #elif defined(__GNUC__) && defined(__aarch64__)
 #define EDGE_EDS_NEON 1
 extern const kernel_set neon_kernels; // every 64-bit Arm has it

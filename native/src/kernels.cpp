@@ -78,6 +78,14 @@ void add_scaled(float alpha, const float * x, float * y, int64_t n) {
     now().add_scaled(alpha, x, y, n);
 }
 
+static void affine_alone(const matrix & w, const float * bias, const float * const * x, float * const * y, int n_rows) {
+    (w.values ? now().affine : now().coded_affine)(w, bias, x, y, n_rows);
+}
+
+static void add_transposed_alone(const matrix & w, const float * const * y, float * const * x, int n_rows) {
+    (w.values ? now().add_transposed : now().coded_add_transposed)(w, y, x, n_rows);
+}
+
 // -- large matrices, in parts
 
 // Two parts a thread, so that one which comes late leaves its second part to the others; whole cache lines of outputs, so
@@ -131,9 +139,9 @@ static void product_part(const void * job, int64_t k) {
         out[r] = p.out[r] + first;
     }
     if (p.transposed) {
-        now().add_transposed(columns_of(p.w, first, n), p.in, out, p.n_rows);
+        add_transposed_alone(columns_of(p.w, first, n), p.in, out, p.n_rows);
     } else {
-        now().affine(outputs_of(p.w, first, n), p.bias ? p.bias + first : nullptr, p.in, out, p.n_rows);
+        affine_alone(outputs_of(p.w, first, n), p.bias ? p.bias + first : nullptr, p.in, out, p.n_rows);
     }
 }
 
@@ -144,7 +152,7 @@ static void run_product(product p) {
 
 void affine(const matrix & w, const float * bias, const float * const * x, float * const * y, int n_rows) {
     if (!is_shared(w)) {
-        now().affine(w, bias, x, y, n_rows);
+        affine_alone(w, bias, x, y, n_rows);
         return;
     }
     run_product({w, false, bias, x, y, n_rows});
@@ -152,7 +160,7 @@ void affine(const matrix & w, const float * bias, const float * const * x, float
 
 void add_transposed(const matrix & w, const float * const * y, float * const * x, int n_rows) {
     if (!is_shared(w)) {
-        now().add_transposed(w, y, x, n_rows);
+        add_transposed_alone(w, y, x, n_rows);
         return;
     }
     run_product({w, true, nullptr, y, x, n_rows});

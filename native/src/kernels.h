@@ -15,7 +15,8 @@ namespace edge_eds {
 // Rows that share one reading of the weights; callers with more come in pieces.
 const int max_rows_at_once = 4;
 
-// W (n_out, n_in), row-major: in float32, or in 8 bits with W[o][i] = scale[o] * codes[o][i].
+// W (n_out, n_in), row-major: in float32, or in 8 bits with W[o][i] = scale[o] * codes[o][i]. What is multiplied with
+// the latter is rounded to 16 bits by all forms but `plain` (kernels_coded.h).
 struct matrix {
     int64_t n_out         = 0;
     int64_t n_in          = 0;

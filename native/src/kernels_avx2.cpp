@@ -33,16 +33,8 @@ SIMD vec splat(float x) {
 SIMD vec load(const float * p) {
     return _mm256_loadu_ps(p);
 }
-SIMD vec load(const int8_t * p) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *) p)));
-}
 SIMD vec load_part(const float * p, int64_t n) { // the lanes from n on are 0
     return _mm256_maskload_ps(p, first(n));
-}
-SIMD vec load_part(const int8_t * p, int64_t n) {
-    int8_t part[n_lanes] = {0};
-    std::memcpy(part, p, (size_t) (n < n_lanes ? n : n_lanes));
-    return load(part);
 }
 SIMD void store(float * p, vec a) {
     _mm256_storeu_ps(p, a);
@@ -104,13 +96,76 @@ SIMD double total(sums s) {
     return _mm_cvtsd_f64(_mm_add_sd(half, _mm_unpackhi_pd(half, half)));
 }
 
+typedef __m256i short_vec;
+typedef __m256i long_vec;
+
+SIMD short_vec load_codes(const int8_t * p) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *) p));
+}
+SIMD short_vec load_codes_part(const int8_t * p, int64_t n) {
+    int8_t part[2 * n_lanes] = {0};
+    std::memcpy(part, p, (size_t) n);
+    return load_codes(part);
+}
+SIMD short_vec load_shorts(const int16_t * p) {
+    return _mm256_loadu_si256((const __m256i *) p);
+}
+SIMD void store_shorts(int16_t * p, short_vec a) {
+    _mm256_storeu_si256((__m256i *) p, a);
+}
+SIMD short_vec rounded(vec a, vec b) { // packing goes by halves: low of a, low of b, high of a, high of b
+    const __m256i halves = _mm256_packs_epi32(_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b));
+    return _mm256_permute4x64_epi64(halves, _MM_SHUFFLE(3, 1, 2, 0));
+}
+SIMD long_vec zero_longs() {
+    return _mm256_setzero_si256();
+}
+SIMD long_vec add_products(long_vec sum, short_vec a, short_vec b) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+}
+SIMD void add_two_rows(long_vec (&sum)[2], short_vec a, short_vec b, const int16_t * factors) {
+    int32_t both;
+    std::memcpy(&both, factors, sizeof(both));
+    const __m256i pair = _mm256_set1_epi32(both);
+    sum[0]             = add_products(sum[0], _mm256_unpacklo_epi16(a, b), pair);
+    sum[1]             = add_products(sum[1], _mm256_unpackhi_epi16(a, b), pair);
+}
+SIMD void lanes_in_order(long_vec (&sum)[2]) { // unpacking goes by halves, too
+    const __m256i low = _mm256_permute2x128_si256(sum[0], sum[1], 0x20);
+    sum[1]            = _mm256_permute2x128_si256(sum[0], sum[1], 0x31);
+    sum[0]            = low;
+}
+SIMD vec to_float(long_vec a) {
+    return _mm256_cvtepi32_ps(a);
+}
+
 #include "kernels_simd.h"
+
+#include "kernels_coded.h"
 
 } // namespace
 
+void avx2_coded_affine(const matrix & w, const float * bias, const float * const * x, float * const * y, int n_rows) {
+    coded_affine(w, bias, x, y, n_rows);
+}
+
+void avx2_coded_add_transposed(const matrix & w, const float * const * y, float * const * x, int n_rows) {
+    coded_add_transposed(w, y, x, n_rows);
+}
+
 const kernel_set avx2_kernels = {
-    "avx2",    simd_dot,        simd_add_scaled, simd_affine,     simd_add_transposed,
-    simd_norm, simd_all_finite, simd_silu,       simd_layer_norm, simd_layer_norm_gradient,
+    "avx2",
+    simd_dot,
+    simd_add_scaled,
+    simd_affine,
+    simd_add_transposed,
+    avx2_coded_affine,
+    avx2_coded_add_transposed,
+    simd_norm,
+    simd_all_finite,
+    simd_silu,
+    simd_layer_norm,
+    simd_layer_norm_gradient,
 };
 
 } // namespace edge_eds

@@ -35,14 +35,8 @@ SIMD vec splat(float x) {
 SIMD vec load(const float * p) {
     return _mm512_loadu_ps(p);
 }
-SIMD vec load(const int8_t * p) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *) p)));
-}
 SIMD vec load_part(const float * p, int64_t n) { // the lanes from n on are 0
     return _mm512_maskz_loadu_ps(first(n), p);
-}
-SIMD vec load_part(const int8_t * p, int64_t n) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first(n), p)));
 }
 SIMD void store(float * p, vec a) {
     _mm512_storeu_ps(p, a);
@@ -103,8 +97,18 @@ SIMD double total(sums s) {
 } // namespace
 
 const kernel_set avx512_kernels = {
-    "avx512",  simd_dot,        simd_add_scaled, simd_affine,     simd_add_transposed,
-    simd_norm, simd_all_finite, simd_silu,       simd_layer_norm, simd_layer_norm_gradient,
+    "avx512",
+    simd_dot,
+    simd_add_scaled,
+    simd_affine,
+    simd_add_transposed,
+    avx2_coded_affine,
+    avx2_coded_add_transposed,
+    simd_norm,
+    simd_all_finite,
+    simd_silu,
+    simd_layer_norm,
+    simd_layer_norm_gradient,
 };
 
 } // namespace edge_eds

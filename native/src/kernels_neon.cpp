@@ -28,15 +28,9 @@ SIMD vec splat(float x) {
 SIMD vec load(const float * p) {
     return vld1q_f32(p);
 }
-SIMD vec load(const int8_t * p) {
-    int32_t four;
-    std::memcpy(&four, p, sizeof(four));
-    const int8x8_t codes = vreinterpret_s8_s32(vdup_n_s32(four));
-    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(codes))));
-}
-template <typename T> SIMD vec load_part(const T * p, int64_t n) { // the lanes from n on are 0
-    T part[n_lanes] = {0};
-    std::memcpy(part, p, (size_t) (n < n_lanes ? n : n_lanes) * sizeof(T));
+SIMD vec load_part(const float * p, int64_t n) { // the lanes from n on are 0
+    float part[n_lanes] = {0.0f};
+    std::memcpy(part, p, (size_t) (n < n_lanes ? n : n_lanes) * sizeof(float));
     return load(part);
 }
 SIMD void store(float * p, vec a) {
@@ -96,13 +90,62 @@ SIMD double total(sums s) {
     return vaddvq_f64(vaddq_f64(s.low, s.high));
 }
 
+typedef int16x8_t short_vec;
+typedef int32x4_t long_vec;
+
+SIMD short_vec load_codes(const int8_t * p) {
+    return vmovl_s8(vld1_s8(p));
+}
+SIMD short_vec load_codes_part(const int8_t * p, int64_t n) {
+    int8_t part[2 * n_lanes] = {0};
+    std::memcpy(part, p, (size_t) n);
+    return load_codes(part);
+}
+SIMD short_vec load_shorts(const int16_t * p) {
+    return vld1q_s16(p);
+}
+SIMD void store_shorts(int16_t * p, short_vec a) {
+    vst1q_s16(p, a);
+}
+SIMD short_vec rounded(vec a, vec b) {
+    return vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(a)), vqmovn_s32(vcvtnq_s32_f32(b)));
+}
+SIMD long_vec zero_longs() {
+    return vdupq_n_s32(0);
+}
+SIMD long_vec add_products(long_vec sum, short_vec a, short_vec b) {
+    return vmlal_high_s16(vmlal_s16(sum, vget_low_s16(a), vget_low_s16(b)), a, b);
+}
+SIMD void add_two_rows(long_vec (&sum)[2], short_vec a, short_vec b, const int16_t * factors) {
+    sum[0] = vmlal_n_s16(sum[0], vget_low_s16(a), factors[0]);
+    sum[0] = vmlal_n_s16(sum[0], vget_low_s16(b), factors[1]);
+    sum[1] = vmlal_high_n_s16(sum[1], a, factors[0]);
+    sum[1] = vmlal_high_n_s16(sum[1], b, factors[1]);
+}
+SIMD void lanes_in_order(long_vec (&)[2]) {} // they are
+SIMD vec to_float(long_vec a) {
+    return vcvtq_f32_s32(a);
+}
+
 #include "kernels_simd.h"
+
+#include "kernels_coded.h"
 
 } // namespace
 
 const kernel_set neon_kernels = {
-    "neon",    simd_dot,        simd_add_scaled, simd_affine,     simd_add_transposed,
-    simd_norm, simd_all_finite, simd_silu,       simd_layer_norm, simd_layer_norm_gradient,
+    "neon",
+    simd_dot,
+    simd_add_scaled,
+    simd_affine,
+    simd_add_transposed,
+    coded_affine,
+    coded_add_transposed,
+    simd_norm,
+    simd_all_finite,
+    simd_silu,
+    simd_layer_norm,
+    simd_layer_norm_gradient,
 };
 
 } // namespace edge_eds

@@ -130,8 +130,18 @@ static void plain_layer_norm_gradient(float * g, const float * normed, const flo
 }
 
 const kernel_set plain_kernels = {
-    "plain",    plain_dot,        plain_add_scaled, plain_affine,     plain_add_transposed,
-    plain_norm, plain_all_finite, plain_silu,       plain_layer_norm, plain_layer_norm_gradient,
+    "plain",
+    plain_dot,
+    plain_add_scaled,
+    plain_affine,
+    plain_add_transposed,
+    plain_affine, // both take either kind
+    plain_add_transposed,
+    plain_norm,
+    plain_all_finite,
+    plain_silu,
+    plain_layer_norm,
+    plain_layer_norm_gradient,
 };
 
 } // namespace edge_eds

@@ -8,8 +8,8 @@
 
 // sum_i w[o * n + i] * x[r][i] for n_o outputs and n_r rows, into out[o][r]. Two sums for each, taken in turn, so
 // that a multiplication need not wait for the one before.
-template <int n_o, int n_r, typename T>
-SIMD void products(const T * w, const float * const * x, int64_t n, float (&out)[n_o][n_r]) {
+template <int n_o, int n_r>
+SIMD void products(const float * w, const float * const * x, int64_t n, float (&out)[n_o][n_r]) {
     vec sum[n_o][n_r][2];
     for (int o = 0; o < n_o; ++o) {
         for (int r = 0; r < n_r; ++r) {
@@ -47,50 +47,46 @@ SIMD void products(const T * w, const float * const * x, int64_t n, float (&out)
     }
 }
 
-template <int n_o, int n_r, typename T>
-SIMD void affine_block(const T * w, const float * scale, const float * bias, const float * const * x,
-                       float * const * y, int64_t n_in, int64_t o) {
+template <int n_o, int n_r>
+SIMD void affine_block(const matrix & w, const float * bias, const float * const * x, float * const * y, int64_t o) {
     float out[n_o][n_r];
-    products<n_o, n_r>(w + o * n_in, x, n_in, out);
+    products<n_o, n_r>(w.values + o * w.n_in, x, w.n_in, out);
     for (int k = 0; k < n_o; ++k) {
         for (int r = 0; r < n_r; ++r) {
-            const float product = scale ? scale[o + k] * out[k][r] : out[k][r];
-            y[r][o + k]         = bias ? product + bias[o + k] : product;
+            y[r][o + k] = bias ? out[k][r] + bias[o + k] : out[k][r];
         }
     }
 }
 
 // Four outputs at a time, for two rows and two more: a cache keeps the four's weights meanwhile, and more rows would not
 // fit the registers.
-template <typename T>
-SIMD void affine_of(const matrix & w, const T * values, const float * bias, const float * const * x,
-                    float * const * y, int n_rows) {
+static SIMD_TARGET void simd_affine(const matrix & w, const float * bias, const float * const * x,
+                                    float * const * y, int n_rows) {
     int64_t o = 0;
     for (; o + 4 <= w.n_out; o += 4) {
         int r = 0;
         for (; r + 2 <= n_rows; r += 2) {
-            affine_block<2, 2>(values, w.scale, bias, x + r, y + r, w.n_in, o);
-            affine_block<2, 2>(values, w.scale, bias, x + r, y + r, w.n_in, o + 2);
+            affine_block<2, 2>(w, bias, x + r, y + r, o);
+            affine_block<2, 2>(w, bias, x + r, y + r, o + 2);
         }
         if (r < n_rows) {
-            affine_block<4, 1>(values, w.scale, bias, x + r, y + r, w.n_in, o);
+            affine_block<4, 1>(w, bias, x + r, y + r, o);
         }
     }
     for (; o < w.n_out; ++o) {
         for (int r = 0; r < n_rows; ++r) {
-            affine_block<1, 1>(values, w.scale, bias, x + r, y + r, w.n_in, o);
+            affine_block<1, 1>(w, bias, x + r, y + r, o);
         }
     }
 }
 
 // x[r] += sum_o y[r][o] * w[o] over n_o outputs, one after the other; `step` is from row to row of w
-template <int n_o, int n_r, typename T>
-SIMD void add_block(const T * w, const float * scale, const float * const * y, float * const * x, int64_t n,
-                    int64_t step, int64_t o) {
+template <int n_o, int n_r>
+SIMD void add_block(const float * w, const float * const * y, float * const * x, int64_t n, int64_t step, int64_t o) {
     vec factor[n_o][n_r];
     for (int k = 0; k < n_o; ++k) {
         for (int r = 0; r < n_r; ++r) {
-            factor[k][r] = splat(scale ? y[r][o + k] * scale[o + k] : y[r][o + k]);
+            factor[k][r] = splat(y[r][o + k]);
         }
     }
     w += o * step;
@@ -122,23 +118,22 @@ SIMD void add_block(const T * w, const float * scale, const float * const * y, f
 }
 
 // eight outputs at a time, likewise
-template <typename T>
-SIMD void add_transposed_of(const matrix & w, const T * values, const float * const * y, float * const * x,
-                            int n_rows) {
+static SIMD_TARGET void simd_add_transposed(const matrix & w, const float * const * y, float * const * x,
+                                            int n_rows) {
     int64_t o = 0;
     for (; o + 8 <= w.n_out; o += 8) {
         int r = 0;
         for (; r + 2 <= n_rows; r += 2) {
-            add_block<4, 2>(values, w.scale, y + r, x + r, w.n_in, w.step(), o);
-            add_block<4, 2>(values, w.scale, y + r, x + r, w.n_in, w.step(), o + 4);
+            add_block<4, 2>(w.values, y + r, x + r, w.n_in, w.step(), o);
+            add_block<4, 2>(w.values, y + r, x + r, w.n_in, w.step(), o + 4);
         }
         if (r < n_rows) {
-            add_block<8, 1>(values, w.scale, y + r, x + r, w.n_in, w.step(), o);
+            add_block<8, 1>(w.values, y + r, x + r, w.n_in, w.step(), o);
         }
     }
     for (; o < w.n_out; ++o) {
         for (int r = 0; r < n_rows; ++r) {
-            add_block<1, 1>(values, w.scale, y + r, x + r, w.n_in, w.step(), o);
+            add_block<1, 1>(w.values, y + r, x + r, w.n_in, w.step(), o);
         }
     }
 }
@@ -173,25 +168,7 @@ static SIMD_TARGET float simd_dot(const float * a, const float * b, int64_t n) {
 
 static SIMD_TARGET void simd_add_scaled(float alpha, const float * x, float * y, int64_t n) {
     const float * factor = &alpha;
-    add_block<1, 1>(x, nullptr, &factor, &y, n, n, 0);
-}
-
-static SIMD_TARGET void simd_affine(const matrix & w, const float * bias, const float * const * x,
-                                    float * const * y, int n_rows) {
-    if (w.values) {
-        affine_of(w, w.values, bias, x, y, n_rows);
-    } else {
-        affine_of(w, w.codes, bias, x, y, n_rows);
-    }
-}
-
-static SIMD_TARGET void simd_add_transposed(const matrix & w, const float * const * y, float * const * x,
-                                            int n_rows) {
-    if (w.values) {
-        add_transposed_of(w, w.values, y, x, n_rows);
-    } else {
-        add_transposed_of(w, w.codes, y, x, n_rows);
-    }
+    add_block<1, 1>(x, &factor, &y, n, n, 0);
 }
 
 static SIMD_TARGET double simd_norm(const float * x, int64_t n) {

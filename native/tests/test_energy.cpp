@@ -257,8 +257,9 @@ static void eight_bits_lose_little() {
     const layer_energy b(33, nullptr, std::move(same));
     const std::vector<float> h = random.values(33);
     const std::vector<float> g = gradient_of(b, HEAD_FR, h);
-    CHECK_NEAR(energy_of(a, HEAD_FR, h), energy_of(b, HEAD_FR, h), 1e-5);
-    CHECK(relative_error(gradient_of(a, HEAD_FR, h), std::vector<double>(g.begin(), g.end())) < 1e-5);
+    // but for the last bits of what is multiplied with them
+    CHECK_NEAR(energy_of(a, HEAD_FR, h), energy_of(b, HEAD_FR, h), 1e-4);
+    CHECK(relative_error(gradient_of(a, HEAD_FR, h), std::vector<double>(g.begin(), g.end())) < 1e-4);
 }
 
 int main() {

@@ -83,23 +83,38 @@ static void products_are_those_in_double(int64_t n_out, int64_t n_in, bool eight
         affine(w.view(), with_bias ? bias.data() : nullptr, x, wx, n_rows);
         add_transposed(w.view(), y, wty, n_rows);
         for (int r = 0; r < n_rows; ++r) {
+            // what is multiplied with codes may be rounded to 16 bits, of the greatest beside it
+            const double rounding = eight_bits ? 1.0 / 65000.0 : 0.0;
+            double greatest_in    = 0.0;
+            double greatest_back  = 0.0;
+            for (float value : in[r]) {
+                greatest_in = std::max(greatest_in, std::fabs((double) value));
+            }
+            for (int64_t o = 0; o < n_out; ++o) {
+                const double factor = eight_bits ? (double) back[r][o] * w.view().scale[o] : 0.0;
+                greatest_back       = std::max(greatest_back, std::fabs(factor));
+            }
             for (int64_t o = 0; o < n_out; ++o) {
                 double value = with_bias ? bias[o] : 0.0;
-                double size  = std::fabs(value);
+                double size   = std::fabs(value);
+                double weight = 0.0;
                 for (int64_t i = 0; i < n_in; ++i) {
+                    weight += std::fabs(exact[o * n_in + i]);
                     value += exact[o * n_in + i] * in[r][i];
                     size += std::fabs(exact[o * n_in + i] * in[r][i]);
                 }
-                CHECK_NEAR(out[r][o], value, 1e-6 * size);
+                CHECK_NEAR(out[r][o], value, 1e-6 * size + rounding * greatest_in * weight);
             }
             for (int64_t i = 0; i < n_in; ++i) {
                 double value = sum_before[r][i];
                 double size  = std::fabs(value);
+                double codes = 0.0;
                 for (int64_t o = 0; o < n_out; ++o) {
+                    codes += eight_bits ? std::abs(w.view().codes[o * n_in + i]) : 0;
                     value += exact[o * n_in + i] * back[r][o];
                     size += std::fabs(exact[o * n_in + i] * back[r][o]);
                 }
-                CHECK_NEAR(sum[r][i], value, 1e-6 * size);
+                CHECK_NEAR(sum[r][i], value, 1e-6 * size + rounding * greatest_back * codes);
             }
             CHECK(out[r][n_out] == 7.0f && sum[r][n_in] == 7.0f);
         }
@@ -116,6 +131,57 @@ static void products_are_those_in_double(int64_t n_out, int64_t n_in, bool eight
         affine(w.view(), with_bias ? bias.data() : nullptr, x + n_rows - 1, &to, 1);
         add_transposed(w.view(), y + n_rows - 1, &back_to, 1);
         CHECK(single == out[n_rows - 1] && single_back == sum[n_rows - 1]);
+    }
+}
+
+// Products in 8 bits: what is not finite is not rounded away, and what is small or huge keeps its digits.
+static void rounded_inputs_keep_their_range() {
+    random_source random(5);
+    const int64_t n_out = 17, n_in = 600;
+    const weights w(random.values(n_out * n_in), n_out, n_in, true);
+    const std::vector<double> exact = kept(w.view());
+    const std::vector<float> bias   = random.values(n_out);
+    std::vector<float> x((size_t) n_in, 0.0f), y((size_t) n_out), back((size_t) n_out, 0.0f), sum = random.values(n_in);
+    const float * in      = x.data();
+    const float * back_in = back.data();
+    float * out           = y.data();
+    const auto worst_of   = [&](float scale) {
+        const std::vector<float> given = random.values(n_in, scale);
+        std::copy(given.begin(), given.end(), x.begin());
+        affine(w.view(), nullptr, &in, &out, 1);
+        double worst = 0.0;
+        for (int64_t o = 0; o < n_out; ++o) {
+            double value = 0.0;
+            double size  = 0.0;
+            for (int64_t i = 0; i < n_in; ++i) {
+                value += exact[o * n_in + i] * given[i];
+                size += std::fabs(exact[o * n_in + i] * given[i]);
+            }
+            worst = std::max(worst, std::fabs(y[o] - value) / size);
+        }
+        return worst;
+    };
+    affine(w.view(), bias.data(), &in, &out, 1);
+    CHECK(y == bias); // of nothing
+    for (float scale : {1e-30f, 1e-10f, 1e10f, 1e30f}) {
+        CHECK(worst_of(scale) < 2e-5);
+    }
+    for (float bad : {nan_value, inf, -inf}) {
+        for (int64_t at : {(int64_t) 0, n_in - 1}) {
+            std::fill(x.begin(), x.end(), 1.0f);
+            x[at] = bad;
+            affine(w.view(), nullptr, &in, &out, 1);
+            for (float value : y) {
+                CHECK(!std::isfinite(value));
+            }
+        }
+        std::fill(back.begin(), back.end(), 1.0f);
+        back[16]   = bad;
+        float * to = sum.data();
+        add_transposed(w.view(), &back_in, &to, 1);
+        for (float value : sum) {
+            CHECK(!std::isfinite(value) || w.view().codes[16 * n_in + (&value - sum.data())] == 0);
+        }
     }
 }
 
@@ -218,6 +284,7 @@ static void all() {
             }
         }
     }
+    rounded_inputs_keep_their_range();
     silu_is_that_in_double();
     layer_norm_is_that_in_double();
     what_is_not_finite_is_found_wherever_it_stands();
