@@ -12,10 +12,12 @@ from edge_eds.energy.calibration import auc
 from edge_eds.energy.fingerprint import ModelFingerprint
 from edge_eds.energy.training import HeadRecipe
 from edge_eds.errors import InputError
+from edge_eds.pipeline import fit as fit_module
 from edge_eds.pipeline.collect import Collection, Example
 from edge_eds.pipeline.fit import load_trained, train_stage
 from edge_eds.pipeline.gate import folds_by_category
 from edge_eds.pipeline.train import Labels, TrainSettings, gate_scores, head_tasks, train
+from edge_eds.reports.verdict import nothing_found
 
 N_LAYER, N_EMBD, N_PAIRS = 10, 24, 90
 SETTINGS = TrainSettings(steer_ranks=(8, 4), steer_recipe=HeadRecipe(hidden=(8,), epochs=40))
@@ -125,6 +127,20 @@ def test_what_was_trained_is_read_again_and_a_part_of_it_is_nothing(tmp_path: Pa
 
 def test_a_model_that_never_refuses_teaches_no_false_refusals() -> None:
     assert "fr" not in head_tasks(Labels.of(collection(1.0, refused_share=0.0)))
+
+
+def test_a_model_that_refuses_nothing_is_no_error_of_fit_but_nothing_can_be_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = collection(1.0)
+    data = replace(data, examples=tuple(replace(example, label="answer") for example in data.examples))
+    with pytest.raises(InputError, match=r"refuses 0 of \d+ requests.* at least 8 refused"):
+        train(data, SETTINGS)
+    monkeypatch.setattr(fit_module, "collect", lambda *_: data)
+    result = fit_module.fit(None, None, tmp_path)  # type: ignore[arg-type]
+    assert result.energy is None and not list(tmp_path.iterdir())
+    said = nothing_found("m.gguf", result.labels, result.report.heads)
+    assert "no false refusals to mend and no true ones to learn from" in said
 
 
 def test_too_few_examples_are_an_error() -> None:

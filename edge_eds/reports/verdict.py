@@ -58,6 +58,8 @@ def nothing_found(model: str, labels: Mapping[str, Mapping[str, int]], tuned: Se
     refused = labels.get("benign", {}).get("refusal", 0)
     if refused < MIN_TUNED:
         reason = "there are no false refusals to mend"
+        if labels.get("harmful", {}).get("refusal", 0) < MIN_TUNED:
+            reason += " and no true ones to learn from"
     elif not tuned:
         reason = "no steering was found that helps"
     else:
