@@ -30,9 +30,7 @@ extern const kernel_set plain_kernels;
 #if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
 #define EDGE_EDS_X86 1
 extern const kernel_set avx2_kernels;   // AVX2 and FMA
-extern const kernel_set avx512_kernels; // AVX-512 F, BW, DQ and VL; in 8 bits as AVX2
-void avx2_coded_affine(const matrix & w, const float * bias, const float * const * x, float * const * y, int n_rows);
-void avx2_coded_add_transposed(const matrix & w, const float * const * y, float * const * x, int n_rows);
+extern const kernel_set avx512_kernels; // AVX-512 F, BW, DQ and VL
 #elif defined(__GNUC__) && defined(__aarch64__)
 #define EDGE_EDS_NEON 1
 extern const kernel_set neon_kernels; // every 64-bit Arm has it

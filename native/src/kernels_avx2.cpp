@@ -145,28 +145,7 @@ SIMD vec to_float(long_vec a) {
 
 } // namespace
 
-void avx2_coded_affine(const matrix & w, const float * bias, const float * const * x, float * const * y, int n_rows) {
-    coded_affine(w, bias, x, y, n_rows);
-}
-
-void avx2_coded_add_transposed(const matrix & w, const float * const * y, float * const * x, int n_rows) {
-    coded_add_transposed(w, y, x, n_rows);
-}
-
-const kernel_set avx2_kernels = {
-    "avx2",
-    simd_dot,
-    simd_add_scaled,
-    simd_affine,
-    simd_add_transposed,
-    avx2_coded_affine,
-    avx2_coded_add_transposed,
-    simd_norm,
-    simd_all_finite,
-    simd_silu,
-    simd_layer_norm,
-    simd_layer_norm_gradient,
-};
+const kernel_set avx2_kernels = simd_kernels("avx2", coded_affine, coded_add_transposed);
 
 } // namespace edge_eds
 

@@ -94,22 +94,18 @@ SIMD double total(sums s) {
 
 #include "kernels_simd.h"
 
+// in 8 bits as AVX2, which every machine with AVX-512 has
+void coded_affine(const matrix & w, const float * bias, const float * const * x, float * const * y, int n_rows) {
+    avx2_kernels.coded_affine(w, bias, x, y, n_rows);
+}
+
+void coded_add_transposed(const matrix & w, const float * const * y, float * const * x, int n_rows) {
+    avx2_kernels.coded_add_transposed(w, y, x, n_rows);
+}
+
 } // namespace
 
-const kernel_set avx512_kernels = {
-    "avx512",
-    simd_dot,
-    simd_add_scaled,
-    simd_affine,
-    simd_add_transposed,
-    avx2_coded_affine,
-    avx2_coded_add_transposed,
-    simd_norm,
-    simd_all_finite,
-    simd_silu,
-    simd_layer_norm,
-    simd_layer_norm_gradient,
-};
+const kernel_set avx512_kernels = simd_kernels("avx512", coded_affine, coded_add_transposed);
 
 } // namespace edge_eds
 

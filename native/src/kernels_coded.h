@@ -21,6 +21,7 @@ struct rounded_inputs {
     float scale[inputs_at_once / inputs_a_scale];
 };
 
+// Where n is a constant, as in the loops over whole vectors, the compiler decides.
 SIMD vec load_some(const float * p, int64_t n) {
     return n >= n_lanes ? load(p) : n > 0 ? load_part(p, n) : splat(0.0f);
 }
@@ -31,6 +32,10 @@ SIMD void store_some(float * p, vec a, int64_t n) {
     } else if (n > 0) {
         store_part(p, a, n);
     }
+}
+
+SIMD short_vec load_codes_some(const int8_t * p, int64_t n) {
+    return n >= 2 * n_lanes ? load_codes(p) : load_codes_part(p, n);
 }
 
 // x ~ scale * shorts; the scale is NaN if some x is NaN or infinite. Whole vectors of shorts are written.
@@ -66,12 +71,7 @@ SIMD void round_inputs(const float * x, int64_t n, rounded_inputs & out) {
     }
 }
 
-// Codes that may be fewer than a vector holds, where they are not `whole`.
-template <bool whole> SIMD short_vec codes_at(const int8_t * p, int64_t n) {
-    return whole ? load_codes(p) : load_codes_part(p, n);
-}
-
-template <bool whole, int n_o, int n_r>
+template <int n_o, int n_r>
 SIMD void add_coded_products(const int8_t * const (&codes)[n_o], const rounded_inputs * x, int64_t i, int64_t n,
                              long_vec (&sum)[n_o][n_r]) {
     short_vec b[n_r];
@@ -79,7 +79,7 @@ SIMD void add_coded_products(const int8_t * const (&codes)[n_o], const rounded_i
         b[r] = load_shorts(x[r].shorts + i);
     }
     for (int o = 0; o < n_o; ++o) {
-        const short_vec a = codes_at<whole>(codes[o] + i, n);
+        const short_vec a = load_codes_some(codes[o] + i, n);
         for (int r = 0; r < n_r; ++r) {
             sum[o][r] = add_products(sum[o][r], a, b[r]);
         }
@@ -106,11 +106,11 @@ SIMD void coded_products(const int8_t * const (&codes)[n_o], const rounded_input
         }
         int64_t i = from;
         for (; i + 4 * n_lanes <= end; i += 4 * n_lanes) {
-            add_coded_products<true>(codes, x, i, 2 * n_lanes, block);
-            add_coded_products<true>(codes, x, i + 2 * n_lanes, 2 * n_lanes, block);
+            add_coded_products(codes, x, i, 2 * n_lanes, block);
+            add_coded_products(codes, x, i + 2 * n_lanes, 2 * n_lanes, block);
         }
         for (; i < end; i += 2 * n_lanes) {
-            add_coded_products<false>(codes, x, i, end - i < 2 * n_lanes ? end - i : 2 * n_lanes, block);
+            add_coded_products(codes, x, i, end - i < 2 * n_lanes ? end - i : 2 * n_lanes, block);
         }
         for (int r = 0; r < n_r; ++r) {
             const vec scale = splat(x[r].scale[from / inputs_a_scale]);
@@ -170,9 +170,9 @@ static SIMD_TARGET void coded_affine(const matrix & w, const float * bias, const
     }
 }
 
-// n_v times 2 * n_lanes places from x[r] + i on, of which n are there where they are not `whole`:
+// n_v times 2 * n_lanes places from x[r] + i on, of which n are there of each:
 // x[r] += scale[r] * sum_k factors[r][k] * codes[k] over n_o outputs
-template <bool whole, int n_v, int n_r>
+template <int n_v, int n_r>
 SIMD void add_coded_columns(const int8_t * codes, int64_t step, int64_t n_o, const int16_t (*factors)[outputs_a_scale],
                             const float * scale, float * const * x, int64_t i, int64_t n) {
     long_vec sum[n_r][n_v][2];
@@ -185,8 +185,8 @@ SIMD void add_coded_columns(const int8_t * codes, int64_t step, int64_t n_o, con
     for (int64_t k = 0; k < n_o; k += 2, codes += 2 * step) {
         for (int v = 0; v < n_v; ++v) {
             const int8_t * p  = codes + v * 2 * n_lanes;
-            const short_vec a = codes_at<whole>(p, n);
-            const short_vec b = k + 1 < n_o ? codes_at<whole>(p + step, n) : a; // its factor is 0
+            const short_vec a = load_codes_some(p, n);
+            const short_vec b = k + 1 < n_o ? load_codes_some(p + step, n) : a; // its factor is 0
             for (int r = 0; r < n_r; ++r) {
                 add_two_rows(sum[r][v], a, b, factors[r] + k);
             }
@@ -198,13 +198,7 @@ SIMD void add_coded_columns(const int8_t * codes, int64_t step, int64_t n_o, con
             for (int half = 0; half < 2; ++half) {
                 float * at       = x[r] + i + (2 * v + half) * n_lanes;
                 const int64_t m  = n - half * n_lanes;
-                const vec before = whole ? load(at) : load_some(at, m);
-                const vec after  = multiply_add(to_float(sum[r][v][half]), splat(scale[r]), before);
-                if (whole) {
-                    store(at, after);
-                } else {
-                    store_some(at, after, m);
-                }
+                store_some(at, multiply_add(to_float(sum[r][v][half]), splat(scale[r]), load_some(at, m)), m);
             }
         }
     }
@@ -216,12 +210,12 @@ SIMD void add_coded_block(const int8_t * codes, int64_t step, int64_t n_o, const
     int64_t i = 0;
     if (n_o == outputs_a_scale) { // a number that the compiler knows
         for (; i + 4 * n_lanes <= n; i += 4 * n_lanes) {
-            add_coded_columns<true, 2, n_r>(codes, step, outputs_a_scale, factors, scale, x, i, 2 * n_lanes);
+            add_coded_columns<2, n_r>(codes, step, outputs_a_scale, factors, scale, x, i, 2 * n_lanes);
         }
     }
     for (; i < n; i += 2 * n_lanes) {
         const int64_t n_here = n - i < 2 * n_lanes ? n - i : 2 * n_lanes;
-        add_coded_columns<false, 1, n_r>(codes, step, n_o, factors, scale, x, i, n_here);
+        add_coded_columns<1, n_r>(codes, step, n_o, factors, scale, x, i, n_here);
     }
 }
 

@@ -133,20 +133,7 @@ SIMD vec to_float(long_vec a) {
 
 } // namespace
 
-const kernel_set neon_kernels = {
-    "neon",
-    simd_dot,
-    simd_add_scaled,
-    simd_affine,
-    simd_add_transposed,
-    coded_affine,
-    coded_add_transposed,
-    simd_norm,
-    simd_all_finite,
-    simd_silu,
-    simd_layer_norm,
-    simd_layer_norm_gradient,
-};
+const kernel_set neon_kernels = simd_kernels("neon", coded_affine, coded_add_transposed);
 
 } // namespace edge_eds
 

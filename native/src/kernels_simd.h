@@ -273,3 +273,11 @@ static SIMD_TARGET void simd_layer_norm_gradient(float * g, const float * normed
         g[i] = (g[i] - mean - normed[i] * along) * inv_std;
     }
 }
+
+// The whole form, with its loops for matrices in 8 bits. Constant, so that it is there before anything runs.
+constexpr kernel_set simd_kernels(const char * name, decltype(kernel_set::coded_affine) coded_affine,
+                                  decltype(kernel_set::coded_add_transposed) coded_add_transposed) {
+    return {name,         simd_dot,             simd_add_scaled, simd_affine,     simd_add_transposed,
+            coded_affine, coded_add_transposed, simd_norm,       simd_all_finite, simd_silu,
+            simd_layer_norm, simd_layer_norm_gradient};
+}

@@ -83,8 +83,9 @@ static void products_are_those_in_double(int64_t n_out, int64_t n_in, bool eight
         affine(w.view(), with_bias ? bias.data() : nullptr, x, wx, n_rows);
         add_transposed(w.view(), y, wty, n_rows);
         for (int r = 0; r < n_rows; ++r) {
-            // what is multiplied with codes may be rounded to 16 bits, of the greatest beside it
-            const double rounding = eight_bits ? 1.0 / 65000.0 : 0.0;
+            // all forms but the plain one round what is multiplied with codes to 16 bits, of the greatest beside it
+            const bool rounds     = eight_bits && kernels_in_use() != std::string("plain");
+            const double rounding = rounds ? 1.0 / 65000.0 : 0.0;
             double greatest_in    = 0.0;
             double greatest_back  = 0.0;
             for (float value : in[r]) {
