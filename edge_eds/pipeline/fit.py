@@ -44,7 +44,7 @@ from edge_eds.pipeline.collect import (
 from edge_eds.pipeline.gate_front import OPEN
 from edge_eds.pipeline.memo import Memo
 from edge_eds.pipeline.prompts import PromptSet
-from edge_eds.pipeline.train import Labels, TrainedEnergies, TrainSettings, head_tasks, steered_heads, train
+from edge_eds.pipeline.train import Labels, TrainedEnergies, TrainSettings, head_tasks, train
 from edge_eds.pipeline.tune import TuneReport, TuneSettings, tune
 from edge_eds.pipeline.verdict import Verdict, VerdictSettings, reach_verdict
 from edge_eds.runtime.batch import BatchRunner
@@ -122,8 +122,7 @@ def fit(
         settings.collect,
         lambda done, total: tell("collect", done, total),
     )
-    labels = Labels.of(collection)
-    if "harm" in head_tasks(labels) and not steered_heads(labels):
+    if set(head_tasks(Labels.of(collection))) == {"harm"}:  # the model refuses next to nothing
         return FitResult(None, TuneReport(None), answer_labels(collection))
     trained = train_stage(
         collection, folder, settings.train, lambda done, total, what: tell(f"train: {what}", done, total)

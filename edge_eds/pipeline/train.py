@@ -105,12 +105,6 @@ def head_tasks(labels: Labels) -> dict[str, HeadTask]:
     }
 
 
-def steered_heads(labels: Labels) -> tuple[str, ...]:
-    """Those of "fr" and "jb" that these examples can teach; none where the model refuses next to nothing."""
-    tasks = head_tasks(labels)
-    return tuple(head for head in ("fr", "jb") if head in tasks)
-
-
 @dataclass(frozen=True)
 class TrainedEnergies:
     """by_rank: all trained heads, {rank of the subspaces: energies}. gate: reads E_harm, which is the same in all.
@@ -151,8 +145,8 @@ def train(
         raise InputError(
             f"the collection needs at least {MIN_CLASS} benign and harmful prompts in each split"
         )
-    heads_to_steer = steered_heads(labels)
-    if not heads_to_steer:
+    steered_heads = tuple(head for head in ("fr", "jb") if head in tasks)
+    if not steered_heads:
         refused, judged = int(labels.refused.sum()), int((labels.refused | labels.answered).sum())
         raise InputError(
             f"the model refuses {refused} of {judged} requests; to learn from, expected at least {MIN_CLASS} refused "
@@ -180,7 +174,7 @@ def train(
         )
     n_train, n_embd = int(labels.train.sum()), collection.fingerprint.n_embd
     ranks = tuple(dict.fromkeys(min(rank, n_train - 1, n_embd // 2) for rank in settings.steer_ranks))
-    jobs = [(rank, il, head) for rank in ranks for il in steer_layers for head in heads_to_steer]
+    jobs = [(rank, il, head) for rank in ranks for il in steer_layers for head in steered_heads]
     subspaces = {il: fit_subspace(collection.layer(il)[labels.train], max(ranks)) for il in steer_layers}
     heads: dict[tuple[int, int], dict[str, HeadWeights]] = {}
     for done, (rank, il, head) in enumerate(jobs):
@@ -198,7 +192,7 @@ def train(
         )
         for rank in ranks
     }
-    return TrainedEnergies(by_rank, gate.spec, heads_to_steer, steer_layers, scores, gate.scores)
+    return TrainedEnergies(by_rank, gate.spec, steered_heads, steer_layers, scores, gate.scores)
 
 
 def gate_scores(collection: Collection, energies: EnergyModel, gate: GateSpec) -> npt.NDArray[np.float64]:
