@@ -7,6 +7,7 @@ is instant.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import os
@@ -39,6 +40,7 @@ COMMANDS = {
 }
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _PIPE_CLOSED = 141  # 128 + SIGPIPE
+_OBJECTS_BEFORE_GC = 20_000  # as 700, Python's own, modules would be searched for garbage while they are imported
 
 
 class LazyGroup(TyperGroup):
@@ -86,6 +88,7 @@ def exit_codes() -> Iterator[None]:
 
 def main() -> None:
     """Entry point of the `edge-eds` script."""
+    gc.set_threshold(_OBJECTS_BEFORE_GC)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter still gets the text

@@ -28,6 +28,7 @@ class FakeLlama:
 
     def __init__(self, strength: float = 1.0, n_ctx: int = 10_000) -> None:
         self.energy_file: object | None = object()
+        self.energy_path = Path("fake.energy.onnx")
         self.last_trace = Trace()
         self.n_tokens = 0
         self.asked: list[list[Mapping[str, str]]] = []
@@ -84,7 +85,7 @@ def rendered(llm: object, messages: Sequence[Mapping[str, str]]) -> list[int]:
 
 def fake_session(n_ctx: int = 10_000) -> Session:
     """A session on a FakeLlama; `render_chat` of edge_eds.apps.answer has to be `rendered`."""
-    return Session(FakeLlama(n_ctx=n_ctx), ModelFiles(Path("fake.gguf")), Path("fake.energy.onnx"), 1.0)  # type: ignore[arg-type]
+    return Session(FakeLlama(n_ctx=n_ctx), ModelFiles(Path("fake.gguf")), 1.0)  # type: ignore[arg-type]
 
 
 def _chunk(delta: Mapping[str, str], finish_reason: str | None = None) -> dict[str, Any]:

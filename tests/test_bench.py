@@ -45,7 +45,7 @@ from edge_eds.pipeline.bench.machine import Room
 from edge_eds.pipeline.bench.ratios import Median, Pair, median, quotient
 from edge_eds.pipeline.bench.runner import measure
 from edge_eds.reports.growth_plot import svg
-from edge_eds.runtime.energies import default_model, find_energy_file
+from edge_eds.runtime.energies import default_model, load_energies
 
 PP, TG = Test("pp", 24), Test("tg", 4)
 IN_PROCESS = tuple(name for name in VARIANTS if name != "transformers")
@@ -129,7 +129,7 @@ def form_of(file: EnergyFile) -> EnergyForm:
 
 def test_random_energies_have_the_form_of_the_default_ones() -> None:
     files = default_model()
-    file = EnergyFile.load(find_energy_file(files.gguf, files.lora))
+    _, file = load_energies("auto", files.gguf, files.lora)
     assert form_of(file) == DEFAULT
     made = random_energies(file.fingerprint, DEFAULT, range(29))
     assert form_of(made) == DEFAULT

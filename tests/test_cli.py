@@ -58,6 +58,13 @@ print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
     assert done.stderr.strip() == "[]"
 
 
+def test_onnx_is_imported_while_llama_cpp_loads() -> None:
+    """By the thread that reads the energies, not before: importing it takes half as long as loading a small model."""
+    script = "import sys, edge_eds.apps.session; print({'onnx', 'onnxruntime'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_help_takes_less_than_a_quarter_of_a_second_more_than_python() -> None:
     def cpu_seconds(*command: str) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -30,7 +30,7 @@ from tiny_gguf import tiny_gguf
 
 from edge_eds import EdgeLlama
 from edge_eds.errors import InputError, ModelError
-from edge_eds.runtime.energies import find_energy_file, user_energy_folder
+from edge_eds.runtime.energies import chosen_energy_file, user_energy_folder
 from edge_eds.runtime.hub import fetch_model, snapshot_folder
 from edge_eds.runtime.hub_name import choose_files, file_stem, parse_hub_name
 
@@ -371,8 +371,8 @@ def test_energies_come_from_the_models_repository(hub: HubServer, gguf: Path, tm
     files = hub.repositories[REPO].files
     files |= {"energies/a.energy.onnx": others, "energies/b.energy.onnx": ours}
     path = fetch_model(f"{NAME}:F32")
-    assert find_energy_file(path, None).read_bytes() == ours
-    assert find_energy_file(path, None).name == "b.energy.onnx"
+    assert chosen_energy_file("auto", path, None).read_bytes() == ours
+    assert chosen_energy_file("auto", path, None).name == "b.energy.onnx"
     hub.repositories[REPO] = Repository({**files, "tiny-F32.energy.onnx": ours}, commit="3" * 40)
     with closing(EdgeLlama(f"{NAME}:F32", n_ctx=64, verbose=False)) as llm:
         assert llm.energy_file is not None
@@ -408,4 +408,4 @@ def test_energies_of_the_users_data_folder_serve_a_hub_model(hub: HubServer, ggu
     path = fetch_model(f"{NAME}:F32")
     user_energy_folder().mkdir(parents=True)
     make_energies(gguf).save(user_energy_folder() / "tiny-F32.energy.onnx")
-    assert find_energy_file(path, None).parent == user_energy_folder()
+    assert chosen_energy_file("auto", path, None).parent == user_energy_folder()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from energy_examples import make_head
+from llama_cpp import Llama
 from runtime_examples import (
     ALWAYS,
     GATE_LAYERS,
@@ -515,11 +516,24 @@ def test_energies_are_found_by_name(path: Path, tmp_path: Path, home: Path) -> N
         load(gguf, "auto")
     with pytest.raises(EnergyFileError, match="no such energy file"):
         load(gguf, tmp_path / "other.energy.onnx")
-    make_energies(gguf).save(tmp_path / "model.energy.onnx")
+    energies = tmp_path / "model.energy.onnx"
+    make_energies(gguf).save(energies)
     with closing(EdgeLlama(gguf, **SETTINGS)) as llm:
-        assert llm.energy_file is not None
+        assert llm.energy_file is not None and llm.energy_path == energies
         assert answer(llm, PROMPT).tokens
         assert llm.last_trace.touched_tokens == 3
+
+
+@pytest.mark.parametrize("wanted", ["auto", "other.energy.onnx", "."])
+def test_missing_energies_are_told_before_the_weights_are_loaded(
+    path: Path, tmp_path: Path, home: Path, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf = tmp_path / "model.gguf"
+    gguf.write_bytes(path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Llama, "__init__", lambda *_, **__: pytest.fail("llama.cpp loads the model"))
+    with pytest.raises(EnergyFileError):
+        load(gguf, wanted)
 
 
 def test_a_wish_that_the_file_cannot_grant(path: Path) -> None:

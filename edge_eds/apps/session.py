@@ -1,13 +1,14 @@
 """Opens the session that a command talks to: from options to a loaded, steered model.
 
 Takes the options that mean the same in every command; gives a Session. Whatever stands in the way (no such
-file, no chat template, no energies) is one clear line before the weights are loaded. Leaves out generating
-(answer.py).
+file, no chat template, no energies) is one clear line before the weights are loaded; whether the energies fit, a
+thread finds out meanwhile. Leaves out generating (answer.py).
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,7 @@ from edge_eds.energy.settings import Steering
 from edge_eds.errors import MissingEnergyError, ModelError, SteeringError
 from edge_eds.pipeline.fit_time import fit_time
 from edge_eds.runtime.energies import ModelFiles, chosen_energy_file
+from edge_eds.runtime.hub_name import is_hub_name
 from edge_eds.runtime.model_file import CHAT_TEMPLATE_KEY, check_chat_model
 from edge_eds.runtime.session import EdgeLlama
 
@@ -28,10 +30,9 @@ DEFAULT_CTX = 4096  # tokens; a model trained on 128k would otherwise take gigab
 class Session:
     """A loaded model with its energies, and the strength in force."""
 
-    def __init__(self, llm: EdgeLlama, files: ModelFiles, energy_path: Path | None, strength: float) -> None:
+    def __init__(self, llm: EdgeLlama, files: ModelFiles, strength: float) -> None:
         self.llm = llm
         self.files = files
-        self.energy_path = energy_path
         self._stack = ExitStack()
         self._tuned = self._in_force = strength
 
@@ -39,6 +40,11 @@ class Session:
     def name(self) -> str:
         """How people see the model."""
         return self.files.name
+
+    @property
+    def energy_path(self) -> Path | None:
+        """Where the energies were read from; None where there are none."""
+        return self.llm.energy_path
 
     @property
     def steerable(self) -> bool:
@@ -97,19 +103,27 @@ def open_session(options: SessionOptions) -> Session:
     files = options.files()
     header = check_files(files)
     check_chat_format(header, options.chat_format)
-    energy_path = find_energies(options, files)
     strength = 1.0 if options.strength is None else options.strength
-    llm = load_quietly(
-        files,
-        energy=energy_path,
-        steering=None if energy_path is None else Steering(strength=strength),
-        n_ctx=options.ctx or default_ctx(header),
-        n_threads=options.threads,
-        n_threads_batch=options.threads,
-        chat_format=options.chat_format,
-    )
+    steered = options.energy != "none"
+    with _telling_of_fit(options, files):
+        llm = load_quietly(
+            files,
+            energy=_fetched(options, files) if steered else None,
+            steering=Steering(strength=strength) if steered else None,
+            n_ctx=options.ctx or default_ctx(header),
+            n_threads=options.threads,
+            n_threads_batch=options.threads,
+            chat_format=options.chat_format,
+        )
     llm.chat_handler_in_use()  # an unknown --chat-format is told here, not after the first question
-    return Session(llm, files, energy_path, strength)
+    return Session(llm, files, strength)
+
+
+def _fetched(options: SessionOptions, files: ModelFiles) -> str | Path:
+    """What the options ask for, which is downloaded here if it lies on a hub: a thread could not be interrupted."""
+    if is_hub_name(options.energy):
+        return chosen_energy_file(options.energy, files.gguf, files.lora)
+    return options.energy
 
 
 def load_quietly(files: ModelFiles, **llama_args: Any) -> EdgeLlama:
@@ -155,8 +169,15 @@ def find_energies(options: SessionOptions, files: ModelFiles) -> Path | None:
     """
     if options.energy == "none":
         return None
-    try:
+    with _telling_of_fit(options, files):
         return chosen_energy_file(options.energy, files.gguf, files.lora)
+
+
+@contextmanager
+def _telling_of_fit(options: SessionOptions, files: ModelFiles) -> Iterator[None]:
+    """An error that there are no energies also tells which command makes them, and how long that takes."""
+    try:
+        yield
     except MissingEnergyError as error:
         # As the user named the model: the default one has no path that anybody would want to read.
         lora = None if options.lora is None else f"--lora {options.lora}"

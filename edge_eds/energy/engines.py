@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from edge_eds.energy import graph
 from edge_eds.energy.file import EnergyFile
+from edge_eds.energy.graph_names import INPUT, energy_output, gradient_output
 from edge_eds.energy.network import EnergyModel, Float32Array, FloatArray, LayerEnergy
 from edge_eds.energy.settings import ENGINES
 from edge_eds.errors import EnergyFileError, SettingsError
@@ -106,11 +106,11 @@ class OnnxEngine:
         self._sessions: dict[tuple[str, ...], onnxruntime.InferenceSession] = {}
 
     def energy(self, il: int, head: str, H: FloatArray) -> Float32Array:
-        (energy,) = self._run(il, head, H, (graph.energy_output(il, head),))
+        (energy,) = self._run(il, head, H, (energy_output(il, head),))
         return energy
 
     def energy_and_gradient(self, il: int, head: str, H: FloatArray) -> tuple[Float32Array, Float32Array]:
-        outputs = (graph.energy_output(il, head), graph.gradient_output(il, head))
+        outputs = (energy_output(il, head), gradient_output(il, head))
         energy, gradient = self._run(il, head, H, outputs)
         return energy, gradient
 
@@ -122,7 +122,7 @@ class OnnxEngine:
         try:
             if session is None:
                 session = self._sessions[outputs] = self._session(outputs)
-            results: list[Float32Array] = session.run(list(outputs), {graph.INPUT: H})
+            results: list[Float32Array] = session.run(list(outputs), {INPUT: H})
         except _runtime_errors(self._runtime) as e:
             reason = str(e).splitlines()[0]
             raise EnergyFileError(f"ONNX Runtime cannot evaluate {outputs[-1]}: {reason}") from e
@@ -134,11 +134,13 @@ class OnnxEngine:
         return results
 
     def _session(self, outputs: tuple[str, ...]) -> onnxruntime.InferenceSession:
+        from edge_eds.energy.graph import extract
+
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors only: warnings would go to stderr of a chat
-        part = graph.extract(self._proto, outputs).SerializeToString()
+        part = extract(self._proto, outputs).SerializeToString()
         return self._runtime.InferenceSession(part, options, providers=["CPUExecutionProvider"])
 
 

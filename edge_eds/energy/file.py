@@ -6,6 +6,8 @@ we export is welcome as long as it has our input and outputs ("bring your own en
 None and only the engine "onnx" can evaluate it.
 
 Left out: evaluating (engines.py), and finding the file that belongs to a model (the runtime).
+
+onnx is imported when a file is read or written: a session does that while llama.cpp loads the model.
 """
 
 from __future__ import annotations
@@ -14,25 +16,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from stat import S_ISDIR
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import TensorProto, numpy_helper
-
-from edge_eds.energy import graph
 from edge_eds.energy.fingerprint import ModelFingerprint
+from edge_eds.energy.graph_names import heads_by_layer
 from edge_eds.energy.network import EnergyModel, Subspace
 from edge_eds.energy.settings import Steering, SteeringSpec, resolve
 from edge_eds.errors import EnergyFileError, FingerprintError, SettingsError
 from edge_eds.files import write_whole
 
+if TYPE_CHECKING:
+    import onnx
+
 ENERGY_SUFFIX = ".energy.onnx"
 FORMAT_VERSION = 1
 PREFIX = "edge_eds."  # of our keys in the ONNX metadata
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
-_ONNX_FIRST_BYTE = b"\x08"  # field 1 (ir_version), a varint: what every ONNX file in use begins with
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +55,7 @@ class EnergyFile:
     def __post_init__(self) -> None:
         if (self.energies is None) == (self.foreign is None):
             raise ValueError("give either energies or a foreign ONNX model")
-        n_embd = self.energies.n_embd if self.energies is not None else graph.input_width(self._proto())
+        n_embd = self.energies.n_embd if self.energies is not None else self._input_width()
         if n_embd != self.fingerprint.n_embd:
             raise EnergyFileError(
                 f"the energies take hidden states of width {n_embd or 'unknown'}, "
@@ -83,7 +82,7 @@ class EnergyFile:
         if self.energies is not None:
             return {il: tuple(layer.heads) for il, layer in self.energies.layers.items()}
         try:
-            return graph.heads_by_layer(output.name for output in self._proto().graph.output)
+            return heads_by_layer(output.name for output in self._proto().graph.output)
         except ValueError as e:
             raise EnergyFileError(str(e)) from e
 
@@ -120,8 +119,12 @@ class EnergyFile:
 
     def to_onnx(self) -> onnx.ModelProto:
         """The ONNX model, metadata included."""
+        import onnx
+
+        from edge_eds.energy.graph import build
+
         proto = onnx.ModelProto()
-        proto.CopyFrom(graph.build(self.energies) if self.energies is not None else self._proto())
+        proto.CopyFrom(build(self.energies) if self.energies is not None else self._proto())
         ours = {
             "format_version": str(FORMAT_VERSION),
             "fingerprint": self.fingerprint.to_json(),
@@ -154,18 +157,27 @@ class EnergyFile:
     @classmethod
     def load(cls, path: str | Path) -> EnergyFile:
         """Read an energy file. EnergyFileError with one line for a file that cannot be used."""
+        from edge_eds.energy.graph import parse
+        from edge_eds.energy.onnx_file import read_onnx, require_finite
+
         path = Path(path)
-        proto = _read(path)
+        require_file(path)
+        proto = read_onnx(path)
         try:
             properties = {
                 p.key[len(PREFIX) :]: p.value for p in proto.metadata_props if p.key.startswith(PREFIX)
             }
             metadata = _metadata(properties)
-            _require_finite(proto)
-            energies = graph.parse(proto)
+            require_finite(proto)
+            energies = parse(proto)
             return cls(energies=energies, foreign=proto if energies is None else None, **metadata)
         except (EnergyFileError, SettingsError) as e:
             raise EnergyFileError(f"{path}: {e}") from e
+
+    def _input_width(self) -> int | None:
+        from edge_eds.energy.graph import input_width
+
+        return input_width(self._proto())
 
     def _proto(self) -> onnx.ModelProto:
         assert self.foreign is not None
@@ -193,29 +205,16 @@ class EnergyFile:
                     )
 
 
-def _read(path: Path) -> onnx.ModelProto:
-    if path.is_dir():
-        raise EnergyFileError(f"{path}: is a directory; expected an energy file (NAME.energy.onnx)")
+def require_file(path: Path) -> None:
+    """EnergyFileError unless a file lies at `path`; it is not read."""
     try:
-        data = path.read_bytes()
+        mode = path.stat().st_mode
     except FileNotFoundError as e:
         raise EnergyFileError(f"{path}: no such energy file; make one with `edge-eds fit`") from e
     except OSError as e:
         raise EnergyFileError(f"{path}: cannot be read: {e.strerror or e}") from e
-    try:
-        proto = onnx.load_model_from_string(data)
-        onnx.load_external_data_for_model(proto, str(path.parent))
-    except DecodeError as e:
-        if data[:1] == _ONNX_FIRST_BYTE:
-            raise EnergyFileError(
-                f"{path}: is truncated or damaged ({len(data)} bytes); copy it again"
-            ) from e
-        raise EnergyFileError(f"{path}: is not an ONNX file") from e
-    except (OSError, onnx.checker.ValidationError) as e:
-        raise EnergyFileError(f"{path}: its external data cannot be read: {e}") from e
-    if not proto.graph.node or not proto.opset_import:
-        raise EnergyFileError(f"{path}: is not an ONNX file")
-    return proto
+    if S_ISDIR(mode):
+        raise EnergyFileError(f"{path}: is a directory; expected an energy file (NAME{ENERGY_SUFFIX})")
 
 
 def _metadata(properties: Mapping[str, str]) -> dict[str, Any]:
@@ -247,18 +246,3 @@ def _metadata(properties: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(metadata["scores"], dict) or not isinstance(metadata["versions"], dict):
         raise EnergyFileError("its edge-eds metadata is damaged: scores and versions must be objects")
     return metadata
-
-
-def _require_finite(proto: onnx.ModelProto) -> None:
-    constants = [a.t for node in proto.graph.node for a in node.attribute if node.op_type == "Constant"]
-    for tensor in [*proto.graph.initializer, *constants]:
-        if tensor.data_type not in _FLOATS:
-            continue
-        try:
-            values = numpy_helper.to_array(tensor)
-        except ValueError as e:
-            raise EnergyFileError(f"weights {tensor.name or '(constant)'} are damaged: {e}") from e
-        if not np.isfinite(values).all():
-            raise EnergyFileError(
-                f"weights {tensor.name or '(constant)'} are NaN or infinite; fit the energies again"
-            )

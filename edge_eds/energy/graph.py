@@ -24,6 +24,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edge_eds.energy.graph_names import INPUT, energy_output, gradient_output
 from edge_eds.energy.network import (
     HEADS,
     LAYER_NORM_EPS,
@@ -34,27 +35,15 @@ from edge_eds.energy.network import (
     Subspace,
 )
 
-INPUT = "hidden"
 OPSET = 17  # the last with ReduceMean's axes as an attribute; read by every ONNX Runtime from 1.12 on
 IR_VERSION = 8  # the one that goes with opset 17; onnx's newest is refused by older runtimes
 
-_OUTPUT = re.compile(r"(energy|gradient)\.(0|[1-9][0-9]*)\.(" + "|".join(HEADS) + ")")
 _INITIALIZER = re.compile(
     r"layer\.(?P<il>0|[1-9][0-9]*)\.(?:(?P<subspace>mu|P|s)"
     r"|(?P<head>"
     + "|".join(HEADS)
     + r")\.(?:(?P<last>w|c)|(?P<block>0|[1-9][0-9]*)\.(?P<part>W|b|gamma|beta)))"
 )
-
-
-def energy_output(il: int, head: str) -> str:
-    """Name of the output with E (n,)."""
-    return f"energy.{il}.{head}"
-
-
-def gradient_output(il: int, head: str) -> str:
-    """Name of the output with dE/dh (n, n_embd)."""
-    return f"gradient.{il}.{head}"
 
 
 class _Nodes:
@@ -121,23 +110,6 @@ def input_width(proto: onnx.ModelProto) -> int | None:
     if tensor.elem_type != TensorProto.FLOAT or len(tensor.shape.dim) != 2:
         return None
     return tensor.shape.dim[1].dim_value or None
-
-
-def heads_by_layer(output_names: Iterable[str]) -> dict[int, tuple[str, ...]]:
-    """{il: heads} of the given outputs; ValueError when an energy has no gradient or the other way round."""
-    found: dict[str, set[tuple[int, str]]] = {"energy": set(), "gradient": set()}
-    for name in output_names:
-        match = _OUTPUT.fullmatch(name)
-        if match:
-            found[match[1]].add((int(match[2]), match[3]))
-    for il, head in sorted(found["energy"] ^ found["gradient"]):
-        raise ValueError(
-            f"layer {il}, head {head}: expected both outputs, energy.{il}.{head} and gradient.{il}.{head}"
-        )
-    if not found["energy"]:
-        raise ValueError("no outputs energy.<layer>.<head> and gradient.<layer>.<head>")
-    layers = sorted({il for il, _ in found["energy"]})
-    return {il: tuple(head for head in HEADS if (il, head) in found["energy"]) for il in layers}
 
 
 def extract(proto: onnx.ModelProto, outputs: Iterable[str]) -> onnx.ModelProto:

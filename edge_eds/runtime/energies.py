@@ -15,7 +15,7 @@ from pathlib import Path
 
 from platformdirs import user_data_path
 
-from edge_eds.energy.file import ENERGY_SUFFIX, EnergyFile
+from edge_eds.energy.file import ENERGY_SUFFIX, EnergyFile, require_file
 from edge_eds.energy.fingerprint import ModelFingerprint
 from edge_eds.errors import EnergyFileError, FingerprintError, MissingEnergyError, MissingExtraError, ModelError
 from edge_eds.runtime.hub import fetch_energies, snapshot_folder
@@ -49,62 +49,88 @@ def energy_name(gguf: Path, lora: str | Path | None) -> str:
     return file_stem(gguf if lora is None else lora).removesuffix(".lora") + ENERGY_SUFFIX
 
 
-def find_energy_file(gguf: Path, lora: str | Path | None) -> Path:
-    """The energy file of a model.
+def require_energies(wanted: str | Path, gguf: Path, lora: str | Path | None) -> None:
+    """Say at once that there is nothing to load, before anybody waits for the weights of the model.
+
+    Whether what there is fits the model, `load_energies` finds out.
 
     Raises:
-        MissingEnergyError: there is none; the message says where it was looked for and how to make one.
-        FingerprintError: there are some of this name, all made for another model.
-        EnergyFileError: one of this name is broken.
-    """
-    model = ModelFingerprint.from_gguf(gguf, lora)
-    name = energy_name(gguf, lora)
-    refusal: FingerprintError | None = None
-    for path in (folder / name for folder in energy_folders(gguf, lora)):
-        if path.is_file():
-            try:
-                return _checked(path, model)
-            except FingerprintError as error:
-                refusal = refusal or error
-    for path in _others(_beside(gguf, lora), name):
-        try:
-            return _checked(path, model)
-        except EnergyFileError:  # not of this name: whatever it is, it need not concern this model
-            continue
-    if refusal is not None:
-        raise refusal
-    raise MissingEnergyError(
-        f"{gguf.name}: no energies found ({name} is neither beside the model nor in {user_energy_folder()}); "
-        "make them with `edge-eds fit`, name them with --energy PATH, or go unsteered with --energy none"
-    )
-
-
-def chosen_energy_file(wanted: str | Path, gguf: Path, lora: str | Path | None) -> Path:
-    """The energy file that somebody asks for: "auto", a path, or hf:USER/REPO, where the one that fits is taken.
-
-    Raises:
-        EnergyFileError: as find_energy_file; no energies in the repository, or none for this model.
-        EdgeError: as fetch_energies.
+        MissingEnergyError: as load_energies.
+        EnergyFileError: `wanted` names a file that is not there.
     """
     if wanted == "auto":
-        return find_energy_file(gguf, lora)
-    if not is_hub_name(wanted):
-        return Path(wanted).expanduser()
+        if not _named(gguf, lora) and not _others(_beside(gguf, lora), energy_name(gguf, lora)):
+            raise _missing(gguf, lora)
+    elif not is_hub_name(wanted):
+        require_file(Path(wanted).expanduser())
+
+
+def load_energies(wanted: str | Path, gguf: Path, lora: str | Path | None) -> tuple[Path, EnergyFile]:
+    """The energies that somebody asks for, and where they were: "auto" looks for those of the model.
+
+    A path names the file; of hf:USER/REPO the file is taken that fits the model.
+
+    Raises:
+        MissingEnergyError: there are none for the model; the message says where they were looked for and how to make
+            them.
+        FingerprintError: they were made for another model; of auto: all that bear the model's name were.
+        EnergyFileError: the file is missing or broken; no energies in the repository.
+        EdgeError: as fetch_energies.
+    """
     model = ModelFingerprint.from_gguf(gguf, lora)
+    if wanted == "auto":
+        return _find(gguf, lora, model)
+    if not is_hub_name(wanted):
+        path = Path(wanted).expanduser()
+        return path, _fitting(path, model)
     refusals = []
     for path in fetch_energies(str(wanted)):
         try:
-            return _checked(path, model)
+            return path, _fitting(path, model)
         except FingerprintError as error:
             refusals.append(error)
     raise refusals[0]
 
 
+def chosen_energy_file(wanted: str | Path, gguf: Path, lora: str | Path | None) -> Path:
+    """The file of load_energies, which a path names without being read."""
+    if wanted != "auto" and not is_hub_name(wanted):
+        return Path(wanted).expanduser()
+    return load_energies(wanted, gguf, lora)[0]
+
+
+def _find(gguf: Path, lora: str | Path | None, model: ModelFingerprint) -> tuple[Path, EnergyFile]:
+    refusal: FingerprintError | None = None
+    for path in _named(gguf, lora):
+        try:
+            return path, _fitting(path, model)
+        except FingerprintError as error:
+            refusal = refusal or error
+    for path in _others(_beside(gguf, lora), energy_name(gguf, lora)):
+        try:
+            return path, _fitting(path, model)
+        except EnergyFileError:  # not of this name: whatever it is, it need not concern this model
+            continue
+    raise refusal or _missing(gguf, lora)
+
+
+def _missing(gguf: Path, lora: str | Path | None) -> MissingEnergyError:
+    return MissingEnergyError(
+        f"{gguf.name}: no energies found ({energy_name(gguf, lora)} is neither beside the model nor in "
+        f"{user_energy_folder()}); make them with `edge-eds fit`, name them with --energy PATH, or go unsteered with "
+        "--energy none"
+    )
+
+
 def energy_files(gguf: Path, lora: str | Path | None) -> list[Path]:
     """Every energy file in the places where a model's are looked for, in that order, its own name first."""
-    name = energy_name(gguf, lora)
-    folders = energy_folders(gguf, lora)
-    return [folder / name for folder in folders if (folder / name).is_file()] + _others(folders, name)
+    return _named(gguf, lora) + _others(energy_folders(gguf, lora), energy_name(gguf, lora))
+
+
+def _named(gguf: Path, lora: str | Path | None) -> list[Path]:
+    """Energy files of the model's own name, wherever they are looked for."""
+    paths = [folder / energy_name(gguf, lora) for folder in energy_folders(gguf, lora)]
+    return [path for path in paths if path.is_file()]
 
 
 def _beside(gguf: Path, lora: str | Path | None) -> list[Path]:
@@ -126,12 +152,13 @@ def _others(folders: Iterable[Path], name: str) -> list[Path]:
     return [path for folder in folders for path in sorted(folder.glob(f"*{ENERGY_SUFFIX}")) if path.name != name]
 
 
-def _checked(path: Path, model: ModelFingerprint) -> Path:
+def _fitting(path: Path, model: ModelFingerprint) -> EnergyFile:
+    file = EnergyFile.load(path)
     try:
-        EnergyFile.load(path).check_fingerprint(model)
+        file.check_fingerprint(model)
     except FingerprintError as error:
         raise FingerprintError(f"{path}: {error}") from error
-    return path
+    return file
 
 
 def shipped_folder() -> Path:

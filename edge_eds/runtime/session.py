@@ -31,7 +31,7 @@ from edge_eds.energy.settings import Steering
 from edge_eds.errors import ModelError, PromptTooLongError, SteeringError
 from edge_eds.runtime.capture import Capture, Positions, capture
 from edge_eds.runtime.chat_prompt import Message, render_chat
-from edge_eds.runtime.energies import chosen_energy_file
+from edge_eds.runtime.energies import load_energies, require_energies
 from edge_eds.runtime.hooks import LayerProbe, armed, new_hook, probe_layers
 from edge_eds.runtime.hub import fetch_model
 from edge_eds.runtime.hub_name import is_hub_name
@@ -86,8 +86,10 @@ class EdgeLlama(Llama):
             check_adapter(read_gguf_header(llama_args["lora_path"]), header)
         self._hook = new_hook(n_layer, n_embd)
         self._program: HookProgram | None = None
+        if energy is not None and not isinstance(energy, EnergyFile):
+            require_energies(energy, Path(model_path), llama_args.get("lora_path"))
         with ThreadPoolExecutor(max_workers=1) as pool:  # llama.cpp loads the weights without the interpreter's lock
-            energies = pool.submit(self._find_energies, energy, Path(model_path), llama_args.get("lora_path"))
+            energies = pool.submit(_energies, energy, Path(model_path), llama_args.get("lora_path"))
             try:
                 super().__init__(str(model_path), **llama_args)
             except (ValueError, RuntimeError) as error:
@@ -98,7 +100,7 @@ class EdgeLlama(Llama):
                     "conversion of the model, or give the GGUF a template that works"
                 ) from error
         try:
-            self._energy_file = energies.result()
+            self._energy_path, self._energy_file = energies.result()
         except BaseException:
             self.close()
             raise
@@ -137,23 +139,17 @@ class EdgeLlama(Llama):
         params.cb_eval = ctypes.cast(self._hook.callback_address, llama_api.ggml_backend_sched_eval_callback)
         params.cb_eval_user_data = ctypes.c_void_p(self._hook.user_data)
 
-    @staticmethod
-    def _find_energies(
-        energy: str | Path | EnergyFile | None, model_path: Path, lora_path: str | None
-    ) -> EnergyFile | None:
-        if energy is None:
-            return None
-        if not isinstance(energy, EnergyFile):
-            energy = EnergyFile.load(chosen_energy_file(energy, model_path, lora_path))
-        energy.check_fingerprint(ModelFingerprint.from_gguf(model_path, lora_path))
-        return energy
-
     # -- settings
 
     @property
     def energy_file(self) -> EnergyFile | None:
         """The energies of this session, or None."""
         return self._energy_file
+
+    @property
+    def energy_path(self) -> Path | None:
+        """Where the energies were read from; None where there are none, or they were given as an object."""
+        return self._energy_path
 
     @property
     def steering(self) -> Steering:
@@ -539,3 +535,15 @@ class EdgeLlama(Llama):
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         return render_chat(self, messages)
+
+
+def _energies(
+    wanted: str | Path | EnergyFile | None, gguf: Path, lora: str | None
+) -> tuple[Path | None, EnergyFile | None]:
+    """The energies of a session, and the file that they were read from."""
+    if wanted is None:
+        return None, None
+    if isinstance(wanted, EnergyFile):
+        wanted.check_fingerprint(ModelFingerprint.from_gguf(gguf, lora))
+        return None, wanted
+    return load_energies(wanted, gguf, lora)
