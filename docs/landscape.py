@@ -25,7 +25,7 @@ from edge_eds.errors import InputError
 from edge_eds.pipeline.judge import judge
 from edge_eds.pipeline.prompts import builtin_prompts
 from edge_eds.runtime.batch import BatchRunner
-from edge_eds.runtime.energies import default_model, find_energy_file
+from edge_eds.runtime.energies import default_model, load_energies
 
 N_PAIRS, N_NEW = 90, 32
 WIDTH, HEIGHT, PLOT = 860, 470, (60, 50, 620, 400)  # the plot: left, top, right, bottom
@@ -217,8 +217,8 @@ def by_kind(states: list[State]) -> dict[str, list[Floats]]:
 def main() -> None:
     """Write the picture beside this file."""
     files = default_model()
-    given = sys.argv[2] if sys.argv[1:2] == ["--energy"] else None
-    energy = EnergyFile.load(given or find_energy_file(files.gguf, files.lora))
+    wanted = sys.argv[2] if sys.argv[1:2] == ["--energy"] else "auto"
+    _, energy = load_energies(wanted, files.gguf, files.lora)
     assert energy.energies is not None
     layer = energy.energies.layers[energy.spec.layers[0]]
     states, example = collect(energy, layer.il)
