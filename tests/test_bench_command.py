@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bad_gguf import BAD_MODELS, UNLOADABLE_MODELS
+from bad_gguf import BAD_MODELS, UNLOADABLE_MODELS, without_chat_template
 from bench_examples import SMALL
 from command_line import assert_one_line, edge_eds
 from runtime_examples import TinyModel
@@ -198,6 +198,7 @@ def test_an_earlier_result_that_is_none_is_told_before_the_work(content: str, mo
         ("--answers", "4", "--shape", "smollm2"),
         ("--start", "--answers", "4"),
         ("--start", "--shape", "smollm2"),
+        ("model.gguf", "--chat-format", "chatml"),
     ],
     ids=" ".join,
 )
@@ -261,6 +262,15 @@ def test_programs_are_started_beside_their_peers(model: Path, tmp_path: Path) ->
         assert row["extra_bytes"] is None or abs(row["extra_bytes"][0]) < 2**30
     rows = list(csv.DictReader(io.StringIO(benching.START_FORMATS["csv"](document))))
     assert [row["variant"] for row in rows] == ["edge-eds --help", "edge-eds run"]
+
+
+@pytest.mark.parametrize("what", [("--answers", "2", "-n", "2"), ("--start",)], ids=" ".join)
+def test_a_model_without_a_chat_template_is_asked_in_the_format_that_is_chosen(
+    what: tuple[str, ...], tmp_path: Path
+) -> None:
+    call = ("bench", without_chat_template(tmp_path), *what, "-r", "1", "--threads", "1", "--energy", "none")
+    assert_one_line(edge_eds(*call), ("no chat template", "--chat-format chatml"))
+    assert edge_eds(*call, "--chat-format", "chatml").code == 0
 
 
 def test_a_program_that_fails_is_an_error() -> None:

@@ -86,6 +86,7 @@ def command(
         int | None,
         typer.Option("--threads", "-t", help="CPU threads; all CPUs if left out.", show_default=False),
     ] = None,
+    chat_format: options.ChatFormat = None,
     as_json: options.Json = False,
     out: options.Out = None,
 ) -> None:
@@ -104,12 +105,14 @@ def command(
         raise typer.BadParameter("it needs a model that chats, and measures its own variants", param_hint="'--answers'")
     if start and (shape or variants or against or growth or cpu_time or answers is not None):
         raise typer.BadParameter("it needs a model that chats, and starts its own programs", param_hint="'--start'")
+    if chat_format is not None and answers is None and not start:
+        raise typer.BadParameter("nothing is asked but with --answers and --start", param_hint="'--chat-format'")
 
     from edge_eds.apps.benching import BenchOptions, run_answers, run_bench, run_growth, run_start
     from edge_eds.apps.settings import SessionOptions
     from edge_eds.apps.terminal import finish
 
-    session = SessionOptions(model, lora, energy, None, threads)
+    session = SessionOptions(model, lora, energy, None, threads, chat_format=chat_format)
     if growth:
         document = run_growth(threads, repetitions, output, plot, cpu_time, quiet=as_json)
     elif answers is not None:

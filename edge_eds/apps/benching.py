@@ -15,7 +15,7 @@ from typing import Any
 from edge_eds.apps.files import check_writable, read_text, write_text
 from edge_eds.apps.llama_log import explained
 from edge_eds.apps.progress import stage_progress
-from edge_eds.apps.session import check_files
+from edge_eds.apps.session import check_chat_format, check_files
 from edge_eds.apps.settings import SessionOptions
 from edge_eds.apps.terminal import Terminal
 from edge_eds.energy.file import EnergyFile
@@ -154,14 +154,14 @@ def run_answers(
         raise SettingsError(f"-n is {n_new}, expected one length with --answers")
     settings = AnswersSettings(n_prompts, lengths[0], repetitions, n_threads)
     files = session.files()
-    check_files(files)
+    check_chat_format(check_files(files), session.chat_format)
     energy, energy_name = _energies(session.energy, files, ModelFingerprint.from_gguf(files.gguf, files.lora))
     terminal = Terminal(answers_on_stderr=quiet)
     say_conditions(terminal, n_threads)
     if energy is None:
         terminal.remark("there are no energies of this model, so that nothing is measured with steering")
     with explained(), stage_progress() as tell:
-        report = measure_answers(files, energy, settings, _staged(tell))
+        report = measure_answers(files, energy, settings, session.chat_format, _staged(tell))
     say_load(terminal, report.load.during, "during the measurement")
     document = {"model": files.name, "energies": None if energy is None else energy_name, **report.to_json()}
     if not quiet:
@@ -178,11 +178,12 @@ def run_start(session: SessionOptions, repetitions: int, output: str, quiet: boo
     check_format(output, START_FORMATS)
     settings = StartSettings(repetitions, session.threads or n_cpus())
     files = session.files()
-    check_files(files)
+    check_chat_format(check_files(files), session.chat_format)
+    energy = _energy_path(session.energy, files)
     terminal = Terminal(answers_on_stderr=quiet)
     say_conditions(terminal, settings.n_threads)
     with stage_progress() as tell:
-        report = measure_start(files, _energy_path(session.energy, files), settings, _staged(tell))
+        report = measure_start(files, energy, settings, session.chat_format, _staged(tell))
     say_load(terminal, report.load.during, "during the measurement")
     document = {"model": files.name, **report.to_json()}
     if not quiet:

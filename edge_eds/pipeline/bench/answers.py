@@ -117,17 +117,23 @@ def measure_answers(
     files: ModelFiles,
     energy: EnergyFile | None,
     settings: AnswersSettings,
+    chat_format: str | None = None,
     tell: Tell = lambda *_: None,
 ) -> AnswersReport:
     """Time the loop and the batch, the latter steered as well where there are energies.
 
+    Args:
+        chat_format: in place of the GGUF's own template.
+
     Raises:
-        ModelError: the model cannot be loaded, or has no chat template.
+        ModelError: the model cannot be loaded, or has no chat template and no chat_format was chosen.
     """
     n_threads = settings.n_threads
     before, load = load_now(), OtherLoad()
     with ExitStack() as stack:
-        runner = stack.enter_context(BatchRunner(files, n_ctx=_N_CTX, n_threads=n_threads, energy=energy))
+        runner = stack.enter_context(
+            BatchRunner(files, n_ctx=_N_CTX, n_threads=n_threads, energy=energy, chat_format=chat_format)
+        )
         prompts = [runner.chat_tokens(text) for text in _texts(settings)]
         llm = Llama(
             str(files.gguf),

@@ -109,12 +109,17 @@ class StartReport:
 
 
 def measure_start(
-    files: ModelFiles, energy: Path | None, settings: StartSettings, tell: Tell = lambda *_: None
+    files: ModelFiles,
+    energy: Path | None,
+    settings: StartSettings,
+    chat_format: str | None = None,
+    tell: Tell = lambda *_: None,
 ) -> StartReport:
     """Start every program in turn with its peer.
 
     Args:
         energy: what `run` steers with; None runs unsteered.
+        chat_format: in place of the GGUF's own template.
 
     Raises:
         SteeringError: a program fails.
@@ -124,9 +129,10 @@ def measure_start(
     room = [str(settings.n_threads), str(_N_CTX), str(_N_NEW)]
     run = ["run", gguf, "--energy", "none" if energy is None else str(energy), "-p", _PROMPT]
     run += ["--lora", lora] if lora else []
+    run += ["--chat-format", chat_format] if chat_format else []
     for option, value in zip(("--threads", "--ctx", "--max-tokens"), room, strict=True):
         run += [option, value]
-    bare = [str(_FOLDER / "bare_run.py"), gguf, lora, *room, _PROMPT]
+    bare = [str(_FOLDER / "bare_run.py"), gguf, lora, chat_format or "", *room, _PROMPT]
     couples = [
         (Launch("python", *_EMPTY), Launch("edge-eds --help", *_OURS, "--help")),
         (Launch("llama-cpp-python", *bare), Launch("edge-eds run", *_OURS, *run)),
