@@ -59,7 +59,7 @@ print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
 
 
 def test_onnx_is_imported_while_llama_cpp_loads() -> None:
-    """By the thread that reads the energies, not before: importing it takes half as long as loading a small model."""
+    """By the thread that reads the energies, not before."""
     script = "import sys, edge_eds.apps.session; print({'onnx', 'onnxruntime'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
