@@ -37,7 +37,7 @@ from edge_eds.reports.bench import FORMATS, comparison
 from edge_eds.reports.growth import GROWTH_FORMATS
 from edge_eds.reports.growth_plot import svg
 from edge_eds.reports.start import START_FORMATS
-from edge_eds.runtime.energies import ModelFiles, chosen_energy_file
+from edge_eds.runtime.energies import ModelFiles, load_energies
 
 _RANDOM = "random, of the default's form"
 
@@ -83,7 +83,7 @@ def run_bench(options: BenchOptions, quiet: bool) -> dict[str, Any]:
     files = options.session.files() if options.shape is None else _shape(options.shape, terminal)
     check_files(files)
     fingerprint = ModelFingerprint.from_gguf(files.gguf, files.lora)
-    energy, energy_name = _energies(options.session.energy, files, fingerprint)
+    own = _energies(options.session.energy, files)
     settings, n_threads = options.settings(), options.session.threads or n_cpus()
     say_conditions(terminal, n_threads)
     with explained():
@@ -99,13 +99,13 @@ def run_bench(options: BenchOptions, quiet: bool) -> dict[str, Any]:
     llm.cpu_time = options.cpu_time
     try:
         with stage_progress() as tell:
-            report = bench(llm, fingerprint, energy, settings, n_threads, _staged(tell))
+            report = bench(llm, fingerprint, own and own[1], settings, n_threads, _staged(tell))
     finally:
         llm.close()
     say_load(terminal, report.load.during, "during the measurement")
     for variant, reason in report.left_out.items():
         terminal.remark(f"{variant} is left out: {reason}")
-    document = {"model": files.name, "energies": energy_name, **report.to_json()}
+    document = {"model": files.name, "energies": own[0].name if own else _RANDOM, **report.to_json()}
     if not quiet:
         terminal.show(FORMATS[options.output](document))
     if earlier is not None:  # beside a table; beside what programs read it would be in the way
@@ -155,15 +155,15 @@ def run_answers(
     settings = AnswersSettings(n_prompts, lengths[0], repetitions, n_threads)
     files = session.files()
     check_chat_format(check_files(files), session.chat_format)
-    energy, energy_name = _energies(session.energy, files, ModelFingerprint.from_gguf(files.gguf, files.lora))
+    own = _energies(session.energy, files)
     terminal = Terminal(answers_on_stderr=quiet)
     say_conditions(terminal, n_threads)
-    if energy is None:
+    if own is None:
         terminal.remark("there are no energies of this model, so that nothing is measured with steering")
     with explained(), stage_progress() as tell:
-        report = measure_answers(files, energy, settings, session.chat_format, _staged(tell))
+        report = measure_answers(files, own and own[1], settings, session.chat_format, _staged(tell))
     say_load(terminal, report.load.during, "during the measurement")
-    document = {"model": files.name, "energies": None if energy is None else energy_name, **report.to_json()}
+    document = {"model": files.name, "energies": own and own[0].name, **report.to_json()}
     if not quiet:
         terminal.show(ANSWERS_FORMATS[output](document))
     return document
@@ -179,11 +179,11 @@ def run_start(session: SessionOptions, repetitions: int, output: str, quiet: boo
     settings = StartSettings(repetitions, session.threads or n_cpus())
     files = session.files()
     check_chat_format(check_files(files), session.chat_format)
-    energy = _energy_path(session.energy, files)
+    own = _energies(session.energy, files)
     terminal = Terminal(answers_on_stderr=quiet)
     say_conditions(terminal, settings.n_threads)
     with stage_progress() as tell:
-        report = measure_start(files, energy, settings, session.chat_format, _staged(tell))
+        report = measure_start(files, own and own[0], settings, session.chat_format, _staged(tell))
     say_load(terminal, report.load.during, "during the measurement")
     document = {"model": files.name, **report.to_json()}
     if not quiet:
@@ -238,21 +238,12 @@ def _shape(name: str, terminal: Terminal) -> ModelFiles:
     return ModelFiles(path)
 
 
-def _energies(wanted: str, files: ModelFiles, fingerprint: ModelFingerprint) -> tuple[EnergyFile | None, str]:
-    """The model's own energies and their name; None where there are none, or none are wanted."""
-    path = _energy_path(wanted, files)
-    if path is None:
-        return None, _RANDOM
-    file = EnergyFile.load(path)
-    file.check_fingerprint(fingerprint)
-    return file, path.name
-
-
-def _energy_path(wanted: str, files: ModelFiles) -> Path | None:
+def _energies(wanted: str, files: ModelFiles) -> tuple[Path, EnergyFile] | None:
+    """The model's own energies and where they are; None where there are none, or none are wanted."""
     if wanted == "none":
         return None
     try:
-        return chosen_energy_file(wanted, files.gguf, files.lora)
+        return load_energies(wanted, files.gguf, files.lora)
     except (MissingEnergyError, FingerprintError):
         if wanted != "auto":
             raise

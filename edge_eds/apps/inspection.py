@@ -22,7 +22,7 @@ from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.fingerprint import ModelFingerprint
 from edge_eds.energy.gguf_header import GgufHeader, TensorInfo, read_gguf_header
 from edge_eds.errors import ChatTemplateError, EnergyFileError
-from edge_eds.runtime.energies import ModelFiles, chosen_energy_file, energy_files, energy_folders
+from edge_eds.runtime.energies import ModelFiles, energy_files, energy_folders, load_energies
 from edge_eds.runtime.hub_name import parts_of
 from edge_eds.runtime.model_file import CHAT_TEMPLATE_KEY
 from edge_eds.runtime.session import EdgeLlama
@@ -45,7 +45,7 @@ def inspect_model(wanted: SessionOptions) -> dict[str, Any]:
     header = check_files(files)
     fingerprint = ModelFingerprint.from_gguf(files.gguf, files.lora)
     found = _found(files, fingerprint)
-    path, file = _energies(wanted.energy, files, fingerprint)
+    path, file = _energies(wanted.energy, files)
     llm = load_quietly(files, energy=None, n_ctx=MIN_CTX)
     try:
         return {
@@ -150,19 +150,16 @@ def _found(files: ModelFiles, fingerprint: ModelFingerprint) -> list[dict[str, A
     return found
 
 
-def _energies(wanted: str, files: ModelFiles, fingerprint: ModelFingerprint) -> tuple[Path | None, EnergyFile | None]:
+def _energies(wanted: str, files: ModelFiles) -> tuple[Path | None, EnergyFile | None]:
     """The energies that a chat with the same options would steer with."""
     if wanted == "none":
         return None, None
     try:
-        path = chosen_energy_file(wanted, files.gguf, files.lora)
+        return load_energies(wanted, files.gguf, files.lora)
     except EnergyFileError:
         if wanted != "auto":
             raise
         return None, None  # what was found says why not
-    file = EnergyFile.load(path)
-    file.check_fingerprint(fingerprint)
-    return path, file
 
 
 def _energy(path: Path | None, file: EnergyFile) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from edge_eds.energy.settings import Steering
 from edge_eds.errors import MissingEnergyError, ModelError, SteeringError
 from edge_eds.pipeline.fit_time import fit_time
 from edge_eds.runtime.energies import ModelFiles, chosen_energy_file
-from edge_eds.runtime.hub_name import is_hub_name
 from edge_eds.runtime.model_file import CHAT_TEMPLATE_KEY, check_chat_model
 from edge_eds.runtime.session import EdgeLlama
 
@@ -108,7 +107,7 @@ def open_session(options: SessionOptions) -> Session:
     with _telling_of_fit(options, files):
         llm = load_quietly(
             files,
-            energy=_fetched(options, files) if steered else None,
+            energy=options.energy if steered else None,
             steering=Steering(strength=strength) if steered else None,
             n_ctx=options.ctx or default_ctx(header),
             n_threads=options.threads,
@@ -117,13 +116,6 @@ def open_session(options: SessionOptions) -> Session:
         )
     llm.chat_handler_in_use()  # an unknown --chat-format is told here, not after the first question
     return Session(llm, files, strength)
-
-
-def _fetched(options: SessionOptions, files: ModelFiles) -> str | Path:
-    """What the options ask for, which is downloaded here if it lies on a hub: a thread could not be interrupted."""
-    if is_hub_name(options.energy):
-        return chosen_energy_file(options.energy, files.gguf, files.lora)
-    return options.energy
 
 
 def load_quietly(files: ModelFiles, **llama_args: Any) -> EdgeLlama:

@@ -52,7 +52,7 @@ def energy_name(gguf: Path, lora: str | Path | None) -> str:
 def require_energies(wanted: str | Path, gguf: Path, lora: str | Path | None) -> None:
     """Say at once that there is nothing to load, before anybody waits for the weights of the model.
 
-    Whether what there is fits the model, `load_energies` finds out.
+    `wanted` is "auto" or a path. Whether what there is fits the model, `load_energies` finds out.
 
     Raises:
         MissingEnergyError: as load_energies.
@@ -61,7 +61,7 @@ def require_energies(wanted: str | Path, gguf: Path, lora: str | Path | None) ->
     if wanted == "auto":
         if not _named(gguf, lora) and not _others(_beside(gguf, lora), energy_name(gguf, lora)):
             raise _missing(gguf, lora)
-    elif not is_hub_name(wanted):
+    else:
         require_file(Path(wanted).expanduser())
 
 

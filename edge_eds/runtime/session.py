@@ -31,7 +31,7 @@ from edge_eds.energy.settings import Steering
 from edge_eds.errors import ModelError, PromptTooLongError, SteeringError
 from edge_eds.runtime.capture import Capture, Positions, capture
 from edge_eds.runtime.chat_prompt import Message, render_chat
-from edge_eds.runtime.energies import load_energies, require_energies
+from edge_eds.runtime.energies import chosen_energy_file, load_energies, require_energies
 from edge_eds.runtime.hooks import LayerProbe, armed, new_hook, probe_layers
 from edge_eds.runtime.hub import fetch_model
 from edge_eds.runtime.hub_name import is_hub_name
@@ -86,7 +86,9 @@ class EdgeLlama(Llama):
             check_adapter(read_gguf_header(llama_args["lora_path"]), header)
         self._hook = new_hook(n_layer, n_embd)
         self._program: HookProgram | None = None
-        if energy is not None and not isinstance(energy, EnergyFile):
+        if isinstance(energy, str | Path):
+            if is_hub_name(energy):  # downloaded here: a thread could not be interrupted
+                energy = chosen_energy_file(energy, Path(model_path), llama_args.get("lora_path"))
             require_energies(energy, Path(model_path), llama_args.get("lora_path"))
         with ThreadPoolExecutor(max_workers=1) as pool:  # llama.cpp loads the weights without the interpreter's lock
             energies = pool.submit(_energies, energy, Path(model_path), llama_args.get("lora_path"))
