@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
@@ -37,6 +38,7 @@ def command(
     stands what steering does on prompts that fitting never saw; where it does not help, nothing is written. What
     another --method ends with is written to the current folder.
     """
+    began = time.monotonic()
     from edge_eds.apps.extras import require
     from edge_eds.apps.settings import SessionOptions
     from edge_eds.apps.terminal import finish
@@ -48,11 +50,12 @@ def command(
     from edge_eds.pipeline.methods import check_name
 
     session = SessionOptions(model=model, lora=lora, threads=threads, ctx=ctx, chat_format=chat_format)
-    time = parse_budget(budget)
+    limit = parse_budget(budget)
     check_name(method)
     ours = method == "ours"
     if not ours and budget is not None:
         raise SettingsError("--budget is for our own method; --method takes a fixed number of trials")
-    maker = Maker(MakingOptions(session, tuple(prompts or ()), work, out, seed, time if ours else None, max_lost))
+    running = limit.started(began) if ours and limit is not None else None
+    maker = Maker(MakingOptions(session, tuple(prompts or ()), work, out, seed, running, max_lost))
     document = maker.fit() if ours else maker.fit_method(method)
     finish(document, as_json, None)

@@ -162,7 +162,7 @@ class Maker:
 
     def fit(self) -> dict[str, Any]:
         """All stages, and the energy file; returns the document."""
-        budget = None if self.options.budget is None else self.options.budget.started()
+        budget = self.options.budget
         if budget is None:
             time = "as long as everything takes"
         elif budget.flexible:

@@ -19,6 +19,7 @@ from edge_eds.pipeline.verdict import VerdictSettings
 
 MIN_PROMPTS = 240  # fewer teach a gate nothing that holds on other prompts
 _COLLECT, _VERDICT = 0.4, 0.12  # shares of the whole time
+_RESERVE = 0.02  # of the whole time: the last stage plans without it, as nothing after it makes up for what is late
 _FIRST_TOKENS, _FINALISTS, _BOUND = 0.3, 0.4, 0.3  # shares of what tuning gets
 _MOST = {"first_trials": 480, "finalists": 6}
 _NEW_TOKENS = 20  # of an answer as it is counted here
@@ -36,7 +37,7 @@ EVERYTHING = "all"
 @dataclass(frozen=True)
 class Budget:
     """seconds: for all stages. flexible: nobody asked for it, so a model that is too slow for it gets more time, and no
-    stage grows beyond its full size. begun: when the stages began.
+    stage grows beyond its full size. begun: when the time began to run, by the clock.
     """
 
     seconds: float
@@ -44,9 +45,9 @@ class Budget:
     clock: Callable[[], float] = time.monotonic
     begun: float = 0.0
 
-    def started(self) -> Budget:
-        """The same, running from now on."""
-        return replace(self, begun=self.clock())
+    def started(self, begun: float | None = None) -> Budget:
+        """The same, running since `begun`, or from now on."""
+        return replace(self, begun=self.clock() if begun is None else begun)
 
     def __str__(self) -> str:
         return f"{self.seconds / 60:.0f} minutes"
@@ -109,7 +110,7 @@ class Budget:
     def verdict(self, settings: VerdictSettings, answers_per_second: float) -> VerdictSettings:
         """How many prompts of each kind can be asked in what is left."""
         per_prompt = 3 * (2 * _cost(settings.max_new_tokens) + 1)  # three kinds, answered twice, and scored
-        n = int(self.left * answers_per_second / per_prompt)
+        n = int((self.left - _RESERVE * self.seconds) * answers_per_second / per_prompt)
         return replace(settings, n=_between(n, 20, settings.n if self.flexible else 400))
 
 
