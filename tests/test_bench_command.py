@@ -242,6 +242,7 @@ def test_answers_are_counted_one_by_one_and_side_by_side(model: Path, tmp_path: 
         value, low, high = row["times_as_many"]
         assert 0 < low <= value <= high and row["answers_per_minute"] > 0
         assert f"{row['answers_per_minute']:.0f}" in outcome.stdout
+    assert [row["same_as_loop"] for row in document["answers"][:2]] == [5, 5]
     unsteered = edge_eds("bench", model, *asked, "--energy", "none", "-o", "csv")
     assert [row["variant"] for row in csv.DictReader(io.StringIO(unsteered.stdout))] == ["loop", "batch"]
 

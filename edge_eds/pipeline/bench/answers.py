@@ -8,13 +8,13 @@ chat template's beginning is decoded once by it, too.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from llama_cpp import Llama
+from llama_cpp import CreateCompletionResponse, Llama
 
 from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.settings import Steering
@@ -50,9 +50,13 @@ class AnswersSettings:
 
 @dataclass(frozen=True)
 class AnswersReport:
-    """What was measured; to_json is the document, without the model's name."""
+    """What was measured; to_json is the document, without the model's name.
+
+    same_as_loop: {variant: answers that are word for word those of the loop}.
+    """
 
     results: tuple[Result, ...]
+    same_as_loop: Mapping[str, int]
     settings: AnswersSettings
     load: LoadSeen
 
@@ -73,30 +77,40 @@ class AnswersReport:
             "variant": result.variant,
             "answers_per_minute": 60 * result.test.n / result.seconds.value,
             "times_as_many": [1 / ratio.value, 1 / ratio.high, 1 / ratio.low],
+            "same_as_loop": self.same_as_loop[result.variant],
             "confidence": ratio.confidence,
             "pairs": len(result.pairs),
         }
 
 
-class Loop(Contender):
+class Answering(Contender):
+    """Answers prompts. answers: the texts of the last run."""
+
+    kinds = ("an",)
+    answers: list[str]
+
+
+class Loop(Answering):
     """llama-cpp-python as everybody uses it: one prompt after the other."""
 
-    name, kinds = "loop", ("an",)
+    name = "loop"
 
     def __init__(self, llm: Llama, prompts: Sequence[list[int]], n_new: int) -> None:
         self.llm, self.prompts, self.n_new = llm, prompts, n_new
 
     def seconds(self, test: Test) -> float:
         start = time.perf_counter()
-        for prompt in self.prompts[: test.n]:
+        completions = [
             self.llm.create_completion(prompt, max_tokens=self.n_new, temperature=0.0)
-        return time.perf_counter() - start
+            for prompt in self.prompts[: test.n]
+        ]
+        passed = time.perf_counter() - start
+        self.answers = [cast(CreateCompletionResponse, one)["choices"][0]["text"] for one in completions]
+        return passed
 
 
-class Batched(Contender):
+class Batched(Answering):
     """Side by side, each prompt steered by its own gate where energies are given."""
-
-    kinds = ("an",)
 
     def __init__(
         self, runner: BatchRunner, prompts: Sequence[list[int]], n_new: int, steering: Steering | None
@@ -110,6 +124,8 @@ class Batched(Contender):
         passed = time.perf_counter() - start
         if self.steering is not None and any(answer.trace.gate is None for answer in answers):
             raise SteeringError("a gate was not read")
+        # llama-cpp-python leaves out a letter that is cut off in the middle
+        self.answers = [answer.text.replace("\ufffd", "") for answer in answers]
         return passed
 
 
@@ -148,7 +164,11 @@ def measure_answers(
         wanted = [None] if energy is None else [None, Steering()]
         batched = [Batched(runner, prompts, settings.n_new, steering) for steering in wanted]
         results = measure(loop, [loop, *batched], [Test("an", settings.n_prompts)], settings.repetitions, tell)
-    return AnswersReport(tuple(results), settings, LoadSeen(before, load.cpus()))
+    same = {
+        one.name: sum(text == of_loop for text, of_loop in zip(one.answers, loop.answers, strict=True))
+        for one in (loop, *batched)
+    }
+    return AnswersReport(tuple(results), same, settings, LoadSeen(before, load.cpus()))
 
 
 def _texts(settings: AnswersSettings) -> list[str]:
