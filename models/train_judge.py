@@ -13,7 +13,8 @@ with an L2 penalty.
 Measured is the classifier alone as it stands in the package: trained on all generators but one, tested on that one; and
 so that the tested prompts have not been seen with other generators' answers either (five folds of prompts). Intervals
 are Wilson's at 95 %. The features, and the project's own examples, were made in knowledge
-of the errors of earlier versions on all these answers, so none of this is entirely blind.
+of the errors of earlier versions on all these answers, so none of this is entirely blind. --more adds answers that were
+written and labelled by hand, each writer as one generator more: judge_probe.jsonl, which the shipped judge is tested on.
 
     pip install scikit-learn
     python models/train_judge.py PATH_OF_THE_CSV_FILES
@@ -93,8 +94,9 @@ def main() -> None:
     parser.add_argument("--measure-only", action="store_true", help="train and write no final judge")
     parser.add_argument("--without-own", action="store_true", help="leave the own examples out")
     parser.add_argument("--errors", action="store_true", help="show the clear labels that are missed")
+    parser.add_argument("--more", type=Path, help="JSONL of writer, prompt, answer, label")
     options = parser.parse_args()
-    labelled = read_labelled(options.folder)
+    labelled = [*read_labelled(options.folder), *(read_written(options.more) if options.more else ())]
     own = [] if options.without_own else own_examples(options.seed)
     report(by_phrases(labelled), "phrases alone, whole answers")
     for by_prompt in (False, True):
@@ -124,6 +126,15 @@ def read_labelled(folder: Path) -> list[Example]:
     if not found:
         raise SystemExit(f"{folder}: no completions_*.csv there")
     return found
+
+
+def read_written(path: Path) -> list[Example]:
+    """Answers that were written and labelled by hand, such as judge_probe.jsonl."""
+    rows = [row.fields for row in read_rows(path)]
+    return [
+        Example(row["writer"], f"{row['writer']}-{i}", row["prompt"], row["answer"], row["label"])
+        for i, row in enumerate(rows)
+    ]
 
 
 def own_examples(seed: int) -> list[Example]:

@@ -311,3 +311,13 @@ def test_labels_are_the_four_that_reports_count() -> None:
 
 def test_the_verdict_names_the_phrase_that_decided() -> None:
     assert "i can't assist" in judge(PROMPT, REFUSALS[0]).reason
+
+
+def test_answers_that_condemn_or_speak_of_crimes_are_no_refusals() -> None:
+    path = Path(__file__).parents[1] / "models" / "judge_probe.jsonl"
+    probe = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert {one["label"] for one in probe} == {"refusal", "partial", "answer"}
+    assert len({one["prompt"].casefold() for one in probe}) == len(probe)
+    answers = [one for one in probe if one["label"] == "answer"]
+    taken = [one for one in answers if judge(one["prompt"], one["answer"]).label == "refusal"]
+    assert len(answers) > 600 and len(taken) <= 0.01 * len(answers)
