@@ -64,9 +64,11 @@ class FakeRunner:
         max_new_tokens: int,
         steering: Steering | None = None,
         want_logits: bool = False,
+        plain: Sequence[Generation] | None = None,
         on_done: Callable[[int, Generation], None] | None = None,
     ) -> list[Generation]:
         self.calls.append((len(prompts), steering, want_logits))
+        assert (plain is None) == (steering is None)
         variant = "plain" if steering is None else "steered"
         generations = []
         for i, (number,) in enumerate(prompts):
@@ -79,6 +81,7 @@ class FakeRunner:
                 n_prompt=1,
                 first_logits=logits if want_logits else None,
                 trace=self._trace(number) if steering is not None else Trace(),
+                n_decoded=1,
             )
             generations.append(generation)
             if on_done is not None:

@@ -131,6 +131,32 @@ def test_side_by_side_as_one_at_a_time(path: Path, outlook: OutlookSpec, reads_m
         assert trials[1][i].tokens == trials[2][i].tokens
 
 
+@pytest.mark.parametrize("engine", ["native", "onnx"])
+@pytest.mark.parametrize("n_tokens", [0, 2])
+def test_what_is_left_alone_is_the_plain_answer_and_not_decoded_again(
+    path: Path, outlook: OutlookSpec, engine: str, n_tokens: int
+) -> None:
+    energy = energies(path, outlook, n_tokens=n_tokens)
+    with BatchRunner(ModelFiles(path), n_ctx=96, n_threads=1, n_parallel=4, energy=energy) as runner:
+        wish = Steering(engine=engine)
+        known = runner.generate(PROMPTS, max_new_tokens=N_NEW, want_logits=True)
+        marked = [replace(one, tokens=[-1], text="plain") for one in known]
+        full = runner.generate(PROMPTS, max_new_tokens=N_NEW, steering=wish, want_logits=True)
+        found = runner.generate(PROMPTS, max_new_tokens=N_NEW, steering=wish, want_logits=True, plain=marked)
+        assert {one.trace.touched_tokens > 0 for one in full} == {True, False}
+        for before, mark, one in zip(full, marked, found, strict=True):
+            assert (one.trace.touched_tokens, one.trace.gate) == (before.trace.touched_tokens, before.trace.gate)
+            if n_tokens and not before.trace.touched_tokens:
+                assert (one.tokens, one.text, one.finish_reason) == (mark.tokens, mark.text, mark.finish_reason)
+                assert np.array_equal(one.first_logits, mark.first_logits)
+                assert before.n_decoded - one.n_decoded == N_NEW - n_tokens
+            else:
+                assert one.text != mark.text and one.n_decoded == before.n_decoded
+                assert np.abs(one.first_logits - before.first_logits).max() < 0.05  # half precision in the cache
+        with pytest.raises(SettingsError, match="one for each, in their order"):
+            runner.generate(PROMPTS, max_new_tokens=N_NEW, steering=wish, plain=known[::-1])
+
+
 def _keeping(ends: dict[int, list[np.ndarray]]) -> Callable[[int, np.ndarray], float]:
     def read(prompt: int, logits: np.ndarray) -> float:
         ends.setdefault(prompt, []).append(logits.copy())

@@ -83,9 +83,10 @@ class Runner(Protocol):
         max_new_tokens: int,
         steering: Steering | None = None,
         want_logits: bool = False,
+        plain: Sequence[Generation] | None = None,
         on_done: Callable[[int, Generation], None] | None = None,
     ) -> list[Generation]:
-        """Greedy answers, in the order of the prompts."""
+        """Greedy answers, in the order of the prompts; what steering leaves alone is taken from `plain`."""
 
     def log_probs(
         self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
@@ -146,6 +147,7 @@ def measure_suite(
                 max_new_tokens=settings.max_new_tokens,
                 steering=steering,
                 want_logits=len(ways) > 1,
+                plain=found[0] if found else None,
                 on_done=_Counter(progress, suite.name, variant, start, len(suite.prompts)),
             )
             seconds[variant] += time.perf_counter() - began

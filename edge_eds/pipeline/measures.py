@@ -40,6 +40,7 @@ class Answer:
     refusal_in_sight: bool | None
     touched_tokens: int
     descents: npt.NDArray[Any]
+    n_decoded: int
 
     @classmethod
     def of(cls, prompt: SuitePrompt, generation: Generation) -> Answer:
@@ -56,6 +57,7 @@ class Answer:
             refusal_in_sight=trace.refusal_in_sight,
             touched_tokens=trace.touched_tokens,
             descents=trace.descents[trace.descents["steps"] > 0],
+            n_decoded=generation.n_decoded,
         )
 
     @property
@@ -102,7 +104,7 @@ def measure(answers: Sequence[Answer], seconds: float) -> Measure:
         uptake=float(np.mean(taken_up)) if taken_up else None,
         usefulness=float(np.mean([usefulness(answer.verdict.label, answer.uptake) for answer in answers])),
         not_english=sum(not answer.verdict.english for answer in answers),
-        tokens_per_second=n_tokens / seconds if seconds > 0 else 0.0,
+        tokens_per_second=sum(answer.n_decoded for answer in answers) / seconds if seconds > 0 else 0.0,
         seconds=seconds,
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,7 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass
 class Generation:
-    """One greedy answer."""
+    """One greedy answer. n_decoded: the rows that were decoded for it, without those that all prompts begin with."""
 
     tokens: list[int]
     text: str
@@ -56,16 +56,19 @@ class Generation:
     states: dict[int, FloatArray] | None = None  # layer -> (n_embd,) at the prompt's last token
     message_states: dict[int, FloatArray] | None = None  # layer -> (n_embd,), the mean over the message's tokens
     trace: Trace = field(default_factory=Trace)
+    n_decoded: int = 0
 
 
 @dataclass
 class _Sequence:
-    """A prompt that is being answered, in one sequence of the KV cache."""
+    """A prompt that is being answered, in one sequence of the KV cache. plain: what the plain model answered."""
 
     index: int
     prompt: list[int]
     n_past: int
     message: range  # positions that the hook is told of; none where nothing asks for them
+    plain: Generation | None = None
+    n_decoded: int = 0
     looked: bool = False  # at what the plain model is about to do
     answer: list[int] = field(default_factory=list)
     first_logits: FloatArray | None = None
@@ -189,6 +192,7 @@ class BatchRunner:
         steering: Steering | HookProgram | None = None,
         capture_layers: Sequence[int] = (),
         want_logits: bool = False,
+        plain: Sequence[Generation] | None = None,
         on_done: Callable[[int, Generation], None] | None = None,
     ) -> list[Generation]:
         """Answer every prompt greedily.
@@ -201,19 +205,25 @@ class BatchRunner:
             capture_layers: layers whose state at the prompt's last token, and mean state over the message, is
                 kept (as the model computes it, after any steering of that layer).
             want_logits: keep the logits of the first new token.
+            plain: what the plain model answered to these prompts within the same limit. Energies that have written
+                nothing, and act no more, leave an answer to the plain model: the rest is then taken from there in place
+                of being decoded again.
             on_done: called with the prompt's index and its answer as soon as it is complete.
 
         Raises:
             PromptTooLongError: a prompt that does not fit its part of the context; nothing was decoded.
-            SettingsError: max_new_tokens below 1; settings that do not fit the energies.
+            SettingsError: max_new_tokens below 1; settings that do not fit the energies; plain answers of other prompts
+                than these.
             SteeringError: steering was asked for and did not happen; a layer that cannot be captured; an
                 empty prompt.
         """
         self._llm._check_layers(capture_layers, "capture")
         self._check_lengths(prompts, max_new_tokens)
+        if plain is not None and [one.n_prompt for one in plain] != [len(prompt) for prompt in prompts]:
+            raise SettingsError("the plain answers are not to these prompts: expected one for each, in their order")
         token_lists = [list(prompt) for prompt in prompts]
         program = self._program(steering)
-        run = _Run(self, program, max_new_tokens, tuple(capture_layers), want_logits)
+        run = _Run(self, program, max_new_tokens, tuple(capture_layers), want_logits, plain)
         with run.prefix_shared(token_lists):
             return run.all(token_lists, on_done)
 
@@ -318,8 +328,10 @@ class _Run:
         max_new_tokens: int,
         capture_layers: tuple[int, ...],
         want_logits: bool,
+        plain: Sequence[Generation] | None,
     ) -> None:
         self.runner, self.program = runner, program
+        self.plain = plain
         self.max_new_tokens = max_new_tokens
         self.capture_layers, self.want_logits = capture_layers, want_logits
         self.llm, self.memory = runner._llm, runner._memory
@@ -366,7 +378,8 @@ class _Run:
                     index = waiting.pop()
                     self.active[slot] = self._begin(slot, index, prompts[index])
             self._step()
-            for slot in [slot for slot, sequence in self.active.items() if self._is_over(sequence)]:
+            over = [slot for slot, one in self.active.items() if self._is_over(one) or self._is_left_alone(one)]
+            for slot in over:
                 sequence = self.active.pop(slot)
                 results[sequence.index] = self._generation(sequence)
                 if on_done is not None:
@@ -376,7 +389,8 @@ class _Run:
     def _begin(self, slot: int, index: int, prompt: list[int]) -> _Sequence:
         self.llm.restart(slot, len(self.prefix))
         reset_slot(self.hook, self.program, slot)
-        return _Sequence(index, prompt, n_past=len(self.prefix), message=self.messages[index])
+        plain = None if self.plain is None else self.plain[index]
+        return _Sequence(index, prompt, n_past=len(self.prefix), message=self.messages[index], plain=plain)
 
     def _step(self) -> None:
         """One decode: a new token for every answer that has begun, and as much of the new prompts as fits."""
@@ -389,6 +403,7 @@ class _Run:
                     rows.tell(rows.n, slot, len(sequence.answer))
                 self.llm.put(rows, sequence.answer[-1], sequence.n_past, slot, output=True)
                 sequence.n_past += 1
+                sequence.n_decoded += 1
         n_answer_rows = len(rows.listed)
         ends: dict[int, int] = {}  # slot -> index among the answers' listed rows, for prompts that end in this decode
         for slot, sequence in self.active.items():
@@ -406,6 +421,7 @@ class _Run:
                     rows.tell(rows.n, slot, position - len(sequence.prompt) + 1)
                 self.llm.put(rows, sequence.prompt[position], position, slot, output=is_end)
                 sequence.n_past += 1
+                sequence.n_decoded += 1
         states = self._decode_with_states(rows) if self.capture_layers else self._decode(rows)
         for slot, row in outputs.items():
             sequence = self.active[slot]
@@ -470,6 +486,12 @@ class _Run:
             return False
         return len(sequence.answer) >= self.max_new_tokens or self._ends_answer(sequence.answer[-1])
 
+    def _is_left_alone(self, sequence: _Sequence) -> bool:
+        """Whether the answer is the plain one, which is known: energies have written nothing, and act no more."""
+        if sequence.plain is None or not sequence.answer or self.program is None or not self.program.is_steering:
+            return False
+        return not self.program.acts_at(len(sequence.answer)) and not sequence.trace.touched_tokens
+
     def _ends_answer(self, token: int) -> bool:
         return bool(llama_api.llama_vocab_is_eog(self.runner._vocab, token))
 
@@ -478,7 +500,7 @@ class _Run:
         n_message = np.float32(len(sequence.message))
         message_states = {il: total / n_message for il, total in sequence.message_sums.items()} or sequence.states
         tokens = sequence.answer[:-1] if stopped else sequence.answer
-        return Generation(
+        found = Generation(
             tokens=tokens,
             text=self.runner.text(tokens),
             finish_reason="stop" if stopped else "length",
@@ -487,4 +509,15 @@ class _Run:
             states=sequence.states,
             message_states=message_states,
             trace=sequence.trace,
+            n_decoded=sequence.n_decoded,
+        )
+        if (plain := sequence.plain) is None or not self._is_left_alone(sequence):
+            return found
+        first_logits = found.first_logits if plain.first_logits is None else plain.first_logits
+        return replace(
+            found,
+            tokens=plain.tokens,
+            text=plain.text,
+            finish_reason=plain.finish_reason,
+            first_logits=first_logits if self.want_logits else None,
         )
