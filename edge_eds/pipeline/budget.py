@@ -109,7 +109,8 @@ class Budget:
 
     def verdict(self, settings: VerdictSettings, answers_per_second: float) -> VerdictSettings:
         """How many prompts of each kind can be asked in what is left."""
-        per_prompt = 3 * (2 * _cost(settings.max_new_tokens) + 1)  # three kinds, answered twice, and scored
+        # three kinds; steered answers that are left alone are not decoded again, changed ones are scored
+        per_prompt = 3 * 2 * _cost(settings.max_new_tokens)
         n = int((self.left - _RESERVE * self.seconds) * answers_per_second / per_prompt)
         return replace(settings, n=_between(n, 20, settings.n if self.flexible else 400))
 
