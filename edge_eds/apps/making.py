@@ -67,7 +67,7 @@ class MakingOptions:
     prompts: files of prompts; none means the built-in ones.
     work: None means a folder of the user's cache.
     out: where the energy file goes; None means beside the model.
-    budget: the time that fit may take; None lets it take what it needs.
+    budget: the time that fit may take, already running; None lets it take what it needs.
     max_lost: share of true refusals that steering may lose on the prompts it is tuned on; None is the safe default.
     """
 
