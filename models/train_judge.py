@@ -14,7 +14,7 @@ Measured is the classifier alone as it stands in the package: trained on all gen
 so that the tested prompts have not been seen with other generators' answers either (five folds of prompts). Intervals
 are Wilson's at 95 %. The features, and the project's own examples, were made in knowledge
 of the errors of earlier versions on all these answers, so none of this is entirely blind. --more adds answers that were
-written and labelled by hand, each writer as one generator more: judge_probe.jsonl, which the shipped judge is tested on.
+written and labelled by hand, each writer as one generator more: judge_probe.jsonl, a test of the shipped judge.
 
     pip install scikit-learn
     python models/train_judge.py PATH_OF_THE_CSV_FILES
