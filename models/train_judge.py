@@ -45,6 +45,7 @@ from edge_eds.pipeline.prompt_files import read_rows
 from edge_eds.pipeline.refusal_classifier import CLASSES, RefusalClassifier, builtin_path
 from edge_eds.pipeline.refusal_features import Features, describe
 from edge_eds.pipeline.statistics import Rate, wilson
+from edge_eds.pipeline.transcripts import TranscriptColumns, read_transcripts
 
 HUMAN_LABELS = {"1_full_compliance": "answer", "2_full_refusal": "refusal", "3_partial_refusal": "partial"}
 CUTS = (None, 45, 20)  # words that are left of an answer; None leaves all
@@ -130,10 +131,9 @@ def read_labelled(folder: Path) -> list[Example]:
 
 def read_written(path: Path) -> list[Example]:
     """Answers that were written and labelled by hand, such as judge_probe.jsonl."""
-    rows = [row.fields for row in read_rows(path)]
     return [
-        Example(row["writer"], f"{row['writer']}-{i}", row["prompt"], row["answer"], row["label"])
-        for i, row in enumerate(rows)
+        Example(one.group, f"{one.group}-{one.row}", one.prompt, one.answer, one.human)
+        for one in read_transcripts(path, TranscriptColumns(labels="label", by="writer"))
     ]
 
 
