@@ -401,9 +401,7 @@ class _Run:
                 outputs[slot] = rows.n
                 if self.program is not None and self.program.acts_at(len(sequence.answer)):
                     rows.tell(rows.n, slot, len(sequence.answer))
-                self.llm.put(rows, sequence.answer[-1], sequence.n_past, slot, output=True)
-                sequence.n_past += 1
-                sequence.n_decoded += 1
+                self._put(rows, slot, sequence, sequence.answer[-1], output=True)
         n_answer_rows = len(rows.listed)
         ends: dict[int, int] = {}  # slot -> index among the answers' listed rows, for prompts that end in this decode
         for slot, sequence in self.active.items():
@@ -419,9 +417,7 @@ class _Run:
                     rows.tell(rows.n, slot, 0)
                 elif position in sequence.message:
                     rows.tell(rows.n, slot, position - len(sequence.prompt) + 1)
-                self.llm.put(rows, sequence.prompt[position], position, slot, output=is_end)
-                sequence.n_past += 1
-                sequence.n_decoded += 1
+                self._put(rows, slot, sequence, sequence.prompt[position], output=is_end)
         states = self._decode_with_states(rows) if self.capture_layers else self._decode(rows)
         for slot, row in outputs.items():
             sequence = self.active[slot]
@@ -433,6 +429,12 @@ class _Run:
                 sequence.states = {il: array[ends[slot]].copy() for il, array in states.items()}
             sequence.answer.append(int(logits.argmax()))
         self._collect_traces(rows)
+
+    def _put(self, rows: Rows, slot: int, sequence: _Sequence, token: int, *, output: bool) -> None:
+        """Add a sequence's next row."""
+        self.llm.put(rows, token, sequence.n_past, slot, output=output)
+        sequence.n_past += 1
+        sequence.n_decoded += 1
 
     def _goes_back(self, slot: int, sequence: _Sequence, logits: FloatArray) -> bool:
         """Whether the prompt's last token is to be decoded again, by what the first look at the answer shows."""
@@ -511,13 +513,10 @@ class _Run:
             trace=sequence.trace,
             n_decoded=sequence.n_decoded,
         )
-        if (plain := sequence.plain) is None or not self._is_left_alone(sequence):
+        plain = sequence.plain if self._is_left_alone(sequence) else None
+        if plain is None:
             return found
-        first_logits = found.first_logits if plain.first_logits is None else plain.first_logits
-        return replace(
-            found,
-            tokens=plain.tokens,
-            text=plain.text,
-            finish_reason=plain.finish_reason,
-            first_logits=first_logits if self.want_logits else None,
-        )
+        found = replace(found, tokens=plain.tokens, text=plain.text, finish_reason=plain.finish_reason)
+        if self.want_logits and plain.first_logits is not None:
+            found.first_logits = plain.first_logits
+        return found
