@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,39 @@ def test_each_answer_is_steered_by_its_own_gate(path: Path, n_batch: int, n_para
         assert heads == head
         changed = np.abs(generation.first_logits - without.first_logits).max() > 10 * TOLERANCE
         assert changed == bool(head)
+
+
+@pytest.mark.parametrize(
+    ("arch", "engine", "n_parallel"), [("llama", "native", 3), ("llama", "onnx", 8), ("mamba", "native", 3)]
+)
+def test_answered_twice_as_each_time_alone(
+    tiny: TinyModel, n_batch: int, arch: str, engine: str, n_parallel: int
+) -> None:
+    """Without an outlook: that nothing was written is known when the energies act no more."""
+    path, wish = tiny(arch, n_layer=N_LAYER), Steering(gate_benign=NEVER, gate_harmful=ALWAYS, engine=engine)
+    settings: dict[str, Any] = {"max_new_tokens": N_NEW, "want_logits": True}
+    with open_runner(path, n_parallel=n_parallel, energy=make_energies(path, n_tokens=3)) as runner:
+        scores = sorted(one.trace.gate_score for one in runner.generate(PREFIXED, steering=wish, **settings))
+        wish = replace(wish, gate_benign=(scores[2] + scores[3]) / 2, gate_harmful=(scores[4] + scores[5]) / 2)
+        told: list[str] = []
+        plain, steered = runner.generate_both(PREFIXED, steering=wish, on_done=told.append, **settings)
+        assert sorted(told) == ["plain"] * len(PREFIXED) + ["steered"] * len(PREFIXED)
+        assert_same(plain, runner.generate(PREFIXED, **settings))
+        touched = [one.trace.touched_tokens for one in steered]
+        assert sorted(touched) == [0, 0, 3, 3, 3, 3, 3, 3]
+        for own, without, one in zip(runner.generate(PREFIXED, steering=wish, **settings), plain, steered, strict=True):
+            if one.trace.touched_tokens:
+                assert_same([one], [own])
+            else:
+                assert (one.tokens, one.text, one.finish_reason) == (without.tokens, without.text, "length")
+                assert one.first_logits is without.first_logits
+                assert one.trace.gate == own.trace.gate == "uncertain"
+        n_again = [1 if arch == "llama" else len(prompt) for prompt in PREFIXED]  # rows of the prompt
+        assert [one.n_decoded for one in steered] == [
+            n + (N_NEW if its else 3) - 1 for n, its in zip(n_again, touched, strict=True)
+        ]
+        for one, same in zip(*runner.generate_both(PREFIXED, steering=Steering(strength=0), **settings), strict=True):
+            assert one.tokens == same.tokens and same.n_decoded == 0 and same.trace.gate is None
 
 
 @pytest.mark.parametrize("arch", ["qwen3", "gemma3", "phi3", "qwen3moe", "gpt2", "mamba", "jamba", "lfm2"])

@@ -64,11 +64,9 @@ class FakeRunner:
         max_new_tokens: int,
         steering: Steering | None = None,
         want_logits: bool = False,
-        plain: Sequence[Generation] | None = None,
         on_done: Callable[[int, Generation], None] | None = None,
     ) -> list[Generation]:
         self.calls.append((len(prompts), steering, want_logits))
-        assert (plain is None) == (steering is None)
         variant = "plain" if steering is None else "steered"
         generations = []
         for i, (number,) in enumerate(prompts):
@@ -87,6 +85,28 @@ class FakeRunner:
             if on_done is not None:
                 on_done(i, generation)
         return generations
+
+    def generate_both(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        steering: Steering,
+        want_logits: bool = False,
+        on_done: Callable[[str], None] | None = None,
+    ) -> tuple[list[Generation], list[Generation]]:
+        def told(variant: str) -> Callable[..., None]:
+            return lambda *_: on_done(variant) if on_done else None
+
+        plain = self.generate(prompts, max_new_tokens=max_new_tokens, want_logits=want_logits, on_done=told("plain"))
+        steered = self.generate(
+            prompts,
+            max_new_tokens=max_new_tokens,
+            steering=steering,
+            want_logits=want_logits,
+            on_done=told("steered"),
+        )
+        return plain, steered
 
     @staticmethod
     def _trace(number: int) -> Trace:

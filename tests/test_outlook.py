@@ -139,22 +139,54 @@ def test_what_is_left_alone_is_the_plain_answer_and_not_decoded_again(
     energy = energies(path, outlook, n_tokens=n_tokens)
     with BatchRunner(ModelFiles(path), n_ctx=96, n_threads=1, n_parallel=4, energy=energy) as runner:
         wish = Steering(engine=engine)
-        known = runner.generate(PROMPTS, max_new_tokens=N_NEW, want_logits=True)
-        marked = [replace(one, tokens=[-1], text="plain") for one in known]
-        full = runner.generate(PROMPTS, max_new_tokens=N_NEW, steering=wish, want_logits=True)
-        found = runner.generate(PROMPTS, max_new_tokens=N_NEW, steering=wish, want_logits=True, plain=marked)
-        assert {one.trace.touched_tokens > 0 for one in full} == {True, False}
-        for before, mark, one in zip(full, marked, found, strict=True):
-            assert (one.trace.touched_tokens, one.trace.gate) == (before.trace.touched_tokens, before.trace.gate)
-            if n_tokens and not before.trace.touched_tokens:
-                assert (one.tokens, one.text, one.finish_reason) == (mark.tokens, mark.text, mark.finish_reason)
-                assert np.array_equal(one.first_logits, mark.first_logits)
-                assert before.n_decoded - one.n_decoded == N_NEW - n_tokens
+        alone = runner.generate(PROMPTS, max_new_tokens=N_NEW, steering=wish, want_logits=True)
+        told: list[str] = []
+        plain, found = runner.generate_both(
+            PROMPTS, max_new_tokens=N_NEW, steering=wish, want_logits=True, on_done=told.append
+        )
+        assert sorted(told) == ["plain"] * len(PROMPTS) + ["steered"] * len(PROMPTS)
+        assert {one.trace.touched_tokens > 0 for one in alone} == {True, False}
+        for own, without, one in zip(alone, plain, found, strict=True):
+            assert (one.trace.touched_tokens, one.trace.gate) == (own.trace.touched_tokens, own.trace.gate)
+            assert one.trace.refusal_in_sight == own.trace.refusal_in_sight is not None
+            assert without.trace.gate is None and not len(without.trace.records)
+            if own.trace.touched_tokens:
+                assert one.n_decoded == N_NEW and one.first_logits is not without.first_logits
+                assert np.abs(one.first_logits - own.first_logits).max() < 0.05  # half precision in the cache
             else:
-                assert one.text != mark.text and one.n_decoded == before.n_decoded
-                assert np.abs(one.first_logits - before.first_logits).max() < 0.05  # half precision in the cache
-        with pytest.raises(SettingsError, match="one for each, in their order"):
-            runner.generate(PROMPTS, max_new_tokens=N_NEW, steering=wish, plain=known[::-1])
+                assert one.n_decoded == 0 and one.first_logits is without.first_logits
+                assert (one.tokens, one.text, one.finish_reason) == (without.tokens, without.text, "length")
+
+
+@pytest.mark.parametrize("with_plain", [False, True])
+def test_what_several_programs_leave_alone_is_decoded_for_one_of_them(
+    path: Path, outlook: OutlookSpec, with_plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    energy = energies(path, outlook)
+    with BatchRunner(ModelFiles(path), n_ctx=96, n_threads=1, n_parallel=4, energy=energy) as runner:
+        steered = [runner.energy_program(energy, Steering(strength=strength)) for strength in (1.0, 0.5)]
+        programs = [None, *steered] if with_plain else steered
+        alone = [
+            runner.generate(PROMPTS, max_new_tokens=N_NEW, steering=program, want_logits=True) for program in programs
+        ]
+        n_rows, decode = [0], runner.session._ctx.decode
+
+        def counting(batch: Any) -> None:
+            n_rows[0] += batch.batch.n_tokens
+            decode(batch)
+
+        monkeypatch.setattr(runner.session._ctx, "decode", counting)
+        found = runner.try_programs(PROMPTS, programs, max_new_tokens=N_NEW, read_logits=lambda _, row: row.max())
+    n_due = sum(one.trace.touched_tokens > 0 for one in alone[-1])
+    assert 0 < n_due < len(PROMPTS)
+    n_plain = len(PROMPTS) if with_plain else len(PROMPTS) - n_due
+    n_held = sum(len(prompt) - 1 for prompt in PROMPTS)  # the prompts begin with nothing that is common to them
+    n_looks = len(steered) * len(PROMPTS) - (0 if with_plain else n_plain)
+    assert n_rows[0] == n_held + N_NEW * (n_plain + len(steered) * n_due) + n_looks
+    for its, own in zip(found, alone, strict=True):
+        for trial, one in zip(its, own, strict=True):
+            assert trial.tokens == one.tokens
+            assert trial.first == pytest.approx(one.first_logits.max(), abs=0.05)  # half precision in the cache
 
 
 def _keeping(ends: dict[int, list[np.ndarray]]) -> Callable[[int, np.ndarray], float]:

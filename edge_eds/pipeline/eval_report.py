@@ -23,8 +23,7 @@ class Measure:
 
     rates: by label. cut: answers that the limit of new tokens ended. mean_tokens: length of an answer. uptake: mean
     over what was judged an answer, None without any; usefulness: mean over all (usefulness.py says of what).
-    not_english: answers in a language that the judge was not made for. seconds: what all answers took, prompts
-    included.
+    not_english: answers in a language that the judge was not made for.
     """
 
     rates: dict[str, Rate]
@@ -33,8 +32,6 @@ class Measure:
     uptake: float | None
     usefulness: float
     not_english: int
-    tokens_per_second: float
-    seconds: float
 
     def to_json(self) -> dict[str, Any]:
         """{"refusal_rate": {"value", "low", "high"}, ...}."""
@@ -45,8 +42,6 @@ class Measure:
             "uptake": self.uptake,
             "usefulness": self.usefulness,
             "not_english": self.not_english,
-            "tokens_per_second": self.tokens_per_second,
-            "seconds": self.seconds,
         }
 
 
@@ -160,6 +155,7 @@ class CategoryReport:
 class SuiteReport:
     """The numbers of one suite; steered and comparison are None where nothing was steered.
 
+    seconds, tokens_per_second: what all answers took, prompts included, and how many tokens were decoded in it.
     categories: in the order of their names; () where the suite names none. jailbroken: as Suite has it. transcripts:
     one JSON object a prompt, with the answers; not a part of the suite's own JSON.
     """
@@ -168,6 +164,8 @@ class SuiteReport:
     intent: str
     n: int
     source: str
+    seconds: float
+    tokens_per_second: float
     plain: Measure
     steered: Measure | None = None
     comparison: Comparison | None = None
@@ -182,6 +180,8 @@ class SuiteReport:
             "intent": self.intent,
             "source": self.source,
             "jailbroken": self.jailbroken,
+            "seconds": self.seconds,
+            "tokens_per_second": self.tokens_per_second,
             "plain": self.plain.to_json(),
         }
         if self.steered is not None and self.comparison is not None:

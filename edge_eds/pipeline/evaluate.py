@@ -81,12 +81,20 @@ class Runner(Protocol):
         prompts: Sequence[Sequence[int]],
         *,
         max_new_tokens: int,
-        steering: Steering | None = None,
-        want_logits: bool = False,
-        plain: Sequence[Generation] | None = None,
         on_done: Callable[[int, Generation], None] | None = None,
     ) -> list[Generation]:
-        """Greedy answers, in the order of the prompts; what steering leaves alone is taken from `plain`."""
+        """Greedy plain answers, in the order of the prompts."""
+
+    def generate_both(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        steering: Steering,
+        want_logits: bool = False,
+        on_done: Callable[[str], None] | None = None,
+    ) -> tuple[list[Generation], list[Generation]]:
+        """Greedy answers, plain and steered; on_done is told which of the two is complete."""
 
     def log_probs(
         self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
@@ -130,42 +138,38 @@ def measure_suite(
     progress: Progress | None = None,
 ) -> SuiteReport:
     """Answer one suite plainly and, with energies, steered; judge and compare."""
-    ways: dict[str, Steering | None] = {"plain": None}
-    if settings.energy is not None:
-        ways["steered"] = settings.steering
-    answers: dict[str, list[Answer]] = {variant: [] for variant in ways}
-    seconds = dict.fromkeys(ways, 0.0)
+    variants = ("plain",) if settings.energy is None else ("plain", "steered")
+    answers: dict[str, list[Answer]] = {variant: [] for variant in variants}
+    done = dict.fromkeys(variants, 0)
+    seconds = 0.0
     changes: list[Change] = []
+
+    def told(variant: str) -> None:
+        done[variant] += 1
+        if progress is not None:
+            progress(suite.name, variant, done[variant], len(suite.prompts))
+
     for start in range(0, len(suite.prompts), _CHUNK):
         prompts = suite.prompts[start : start + _CHUNK]
         tokens = [runner.chat_tokens(prompt.conversation) for prompt in prompts]
-        found: list[list[Generation]] = []
-        for variant, steering in ways.items():
-            began = time.perf_counter()
-            generations = runner.generate(
-                tokens,
-                max_new_tokens=settings.max_new_tokens,
-                steering=steering,
-                want_logits=len(ways) > 1,
-                plain=found[0] if found else None,
-                on_done=_Counter(progress, suite.name, variant, start, len(suite.prompts)),
-            )
-            seconds[variant] += time.perf_counter() - began
-            found.append(generations)
-            answers[variant] += [
-                Answer.of(prompt, generation)
-                for prompt, generation in zip(prompts, generations, strict=True)
-            ]
+        began = time.perf_counter()
+        found = _generations(runner, tokens, settings, told)
+        seconds += time.perf_counter() - began
+        for variant, generations in zip(variants, found, strict=True):
+            answers[variant] += [Answer.of(*both) for both in zip(prompts, generations, strict=True)]
         if len(found) > 1:
             changes += _changes(runner, tokens, *found)
     plain, steered = answers["plain"], answers.get("steered")
+    n_decoded = sum(answer.n_decoded for its in answers.values() for answer in its)
     return SuiteReport(
         name=suite.name,
         intent=suite.intent,
         n=len(suite.prompts),
         source=suite.source,
-        plain=measure(plain, seconds["plain"]),
-        steered=None if steered is None else measure(steered, seconds["steered"]),
+        seconds=seconds,
+        tokens_per_second=n_decoded / seconds if seconds > 0 else 0.0,
+        plain=measure(plain),
+        steered=None if steered is None else measure(steered),
         comparison=None if steered is None else compare(plain, steered, changes),
         categories=by_category(suite.prompts, plain, steered),
         jailbroken=suite.jailbroken,
@@ -183,20 +187,16 @@ def versions() -> dict[str, str]:
     }
 
 
-@dataclass
-class _Counter:
-    """Turns the runner's `on_done` into progress over a whole suite."""
-
-    progress: Progress | None
-    suite: str
-    variant: str
-    done: int
-    total: int
-
-    def __call__(self, index: int, generation: Generation) -> None:
-        self.done += 1
-        if self.progress is not None:
-            self.progress(self.suite, self.variant, self.done, self.total)
+def _generations(
+    runner: Runner, prompts: Sequence[Sequence[int]], settings: EvalSettings, told: Callable[[str], None]
+) -> tuple[list[Generation], ...]:
+    """The answers to the prompts: plain ones, and steered ones where there are energies."""
+    n = settings.max_new_tokens
+    if settings.energy is None:
+        return (runner.generate(prompts, max_new_tokens=n, on_done=lambda *_: told("plain")),)
+    return runner.generate_both(
+        prompts, max_new_tokens=n, steering=settings.steering, want_logits=True, on_done=told
+    )
 
 
 def _changes(

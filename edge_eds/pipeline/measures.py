@@ -91,8 +91,8 @@ class Change:
     log_probs: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None = None
 
 
-def measure(answers: Sequence[Answer], seconds: float) -> Measure:
-    """One variant on one suite; seconds: what its answers took."""
+def measure(answers: Sequence[Answer]) -> Measure:
+    """One variant on one suite."""
     labels = Counter(answer.verdict.label for answer in answers)
     n = len(answers)
     n_tokens = sum(len(answer.tokens) for answer in answers)
@@ -104,8 +104,6 @@ def measure(answers: Sequence[Answer], seconds: float) -> Measure:
         uptake=float(np.mean(taken_up)) if taken_up else None,
         usefulness=float(np.mean([usefulness(answer.verdict.label, answer.uptake) for answer in answers])),
         not_english=sum(not answer.verdict.english for answer in answers),
-        tokens_per_second=sum(answer.n_decoded for answer in answers) / seconds if seconds > 0 else 0.0,
-        seconds=seconds,
     )
 
 

@@ -55,7 +55,7 @@ def other_changes(suites: Sequence[SuiteReport]) -> str:
             change(f"{measure.mean_tokens:.1f}" for measure in both),
             change(f"{measure.usefulness:.2f}" for measure in both),
             _perplexity(suite.comparison),
-            change(f"{measure.tokens_per_second:.0f}" for measure in both),
+            f"{suite.tokens_per_second:.0f}",
         )
         rows.append(f"<tr>{_named(suite.name, suite.n)}{''.join(map(number, cells, heads[1:]))}</tr>")
     introduction = (

@@ -61,15 +61,21 @@ class Generation:
 
 @dataclass
 class _Sequence:
-    """A prompt that is being answered, in one sequence of the KV cache. plain: what the plain model answered."""
+    """A prompt that is being answered, in one sequence of the KV cache.
+
+    plainly: this is the plain answer, and the steered one follows in the same place. plain: the plain answer, where
+    that is known. due: the first look has shown that it is to be steered.
+    """
 
     index: int
     prompt: list[int]
     n_past: int
     message: range  # positions that the hook is told of; none where nothing asks for them
+    plainly: bool = False
     plain: Generation | None = None
     n_decoded: int = 0
     looked: bool = False  # at what the plain model is about to do
+    due: bool = False
     answer: list[int] = field(default_factory=list)
     first_logits: FloatArray | None = None
     states: dict[int, FloatArray] | None = None
@@ -192,7 +198,6 @@ class BatchRunner:
         steering: Steering | HookProgram | None = None,
         capture_layers: Sequence[int] = (),
         want_logits: bool = False,
-        plain: Sequence[Generation] | None = None,
         on_done: Callable[[int, Generation], None] | None = None,
     ) -> list[Generation]:
         """Answer every prompt greedily.
@@ -205,27 +210,57 @@ class BatchRunner:
             capture_layers: layers whose state at the prompt's last token, and mean state over the message, is
                 kept (as the model computes it, after any steering of that layer).
             want_logits: keep the logits of the first new token.
-            plain: what the plain model answered to these prompts within the same limit. Energies that have written
-                nothing, and act no more, leave an answer to the plain model: the rest is then taken from there in place
-                of being decoded again.
             on_done: called with the prompt's index and its answer as soon as it is complete.
 
         Raises:
             PromptTooLongError: a prompt that does not fit its part of the context; nothing was decoded.
-            SettingsError: max_new_tokens below 1; settings that do not fit the energies; plain answers of other prompts
-                than these.
+            SettingsError: max_new_tokens below 1; settings that do not fit the energies.
             SteeringError: steering was asked for and did not happen; a layer that cannot be captured; an
                 empty prompt.
         """
         self._llm._check_layers(capture_layers, "capture")
         self._check_lengths(prompts, max_new_tokens)
-        if plain is not None and [one.n_prompt for one in plain] != [len(prompt) for prompt in prompts]:
-            raise SettingsError("the plain answers are not to these prompts: expected one for each, in their order")
         token_lists = [list(prompt) for prompt in prompts]
-        program = self._program(steering)
-        run = _Run(self, program, max_new_tokens, tuple(capture_layers), want_logits, plain)
+        run = _Run(self, self._program(steering), max_new_tokens, tuple(capture_layers), want_logits)
         with run.prefix_shared(token_lists):
-            return run.all(token_lists, on_done)
+            return run.all(token_lists, lambda sequence, found: on_done(sequence.index, found) if on_done else None)
+
+    def generate_both(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        steering: Steering,
+        want_logits: bool = False,
+        on_done: Callable[[str], None] | None = None,
+    ) -> tuple[list[Generation], list[Generation]]:
+        """Answer every prompt greedily, plainly and steered: (plain, steered).
+
+        The prompt is decoded once for both. Where the energies write nothing, the steered answer is the plain one and
+        not decoded again.
+
+        Args:
+            prompts, max_new_tokens, want_logits: as for `generate`.
+            steering: settings for the energies in use.
+            on_done: called with "plain" or "steered" as soon as such an answer is complete.
+
+        Raises:
+            PromptTooLongError, SettingsError, SteeringError: as `generate`.
+        """
+        self._check_lengths(prompts, max_new_tokens)
+        token_lists = [list(prompt) for prompt in prompts]
+        plain: dict[int, Generation] = {}
+
+        def told(sequence: _Sequence, found: Generation) -> None:
+            if sequence.plainly:
+                plain[sequence.index] = found
+            if on_done is not None:
+                on_done("plain" if sequence.plainly else "steered")
+
+        run = _Run(self, self._program(steering), max_new_tokens, (), want_logits, plainly_first=True)
+        with run.prefix_shared(token_lists):
+            steered = run.all(token_lists, told)
+        return [plain[index] for index in range(len(prompts))], steered
 
     def log_probs(
         self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
@@ -319,7 +354,7 @@ class BatchRunner:
 
 
 class _Run:
-    """One call of BatchRunner.generate: what is decoded now, and what waits."""
+    """One call of BatchRunner.generate or generate_both: what is decoded now, and what waits."""
 
     def __init__(
         self,
@@ -328,10 +363,10 @@ class _Run:
         max_new_tokens: int,
         capture_layers: tuple[int, ...],
         want_logits: bool,
-        plain: Sequence[Generation] | None,
+        plainly_first: bool = False,
     ) -> None:
         self.runner, self.program = runner, program
-        self.plain = plain
+        self.plainly_first = plainly_first
         self.max_new_tokens = max_new_tokens
         self.capture_layers, self.want_logits = capture_layers, want_logits
         self.llm, self.memory = runner._llm, runner._memory
@@ -367,9 +402,9 @@ class _Run:
         return self.llm.message_in(prompt) if self.capture_layers else self.llm.message_read(self.program, prompt)
 
     def all(
-        self, prompts: Sequence[list[int]], on_done: Callable[[int, Generation], None] | None
+        self, prompts: Sequence[list[int]], tell: Callable[[_Sequence, Generation], None]
     ) -> list[Generation]:
-        """Keep every sequence busy until all prompts are answered."""
+        """Keep every sequence busy until all prompts are answered; those that are answered twice are told twice."""
         results: dict[int, Generation] = {}
         waiting = list(range(len(prompts)))[::-1]
         while waiting or self.active:
@@ -381,16 +416,42 @@ class _Run:
             over = [slot for slot, one in self.active.items() if self._is_over(one) or self._is_left_alone(one)]
             for slot in over:
                 sequence = self.active.pop(slot)
-                results[sequence.index] = self._generation(sequence)
-                if on_done is not None:
-                    on_done(sequence.index, results[sequence.index])
+                found = self._generation(sequence)
+                tell(sequence, found)
+                if sequence.plainly:
+                    sequence = self._again(slot, sequence, found)
+                    if not self._is_left_alone(sequence):
+                        self.active[slot] = sequence
+                        continue
+                    found = self._generation(sequence)
+                    tell(sequence, found)
+                results[sequence.index] = found
         return [results[index] for index in range(len(prompts))]
 
     def _begin(self, slot: int, index: int, prompt: list[int]) -> _Sequence:
         self.llm.restart(slot, len(self.prefix))
         reset_slot(self.hook, self.program, slot)
-        plain = None if self.plain is None else self.plain[index]
-        return _Sequence(index, prompt, n_past=len(self.prefix), message=self.messages[index], plain=plain)
+        return _Sequence(
+            index, prompt, n_past=len(self.prefix), message=self.messages[index], plainly=self.plainly_first
+        )
+
+    def _again(self, slot: int, sequence: _Sequence, plain: Generation) -> _Sequence:
+        """The steered answer after the plain one: from the prompt's last token on, or, where the state cannot go back,
+        from the beginning."""
+        if not self.llm.goes_back:
+            return replace(self._begin(slot, sequence.index, sequence.prompt), plainly=False, plain=plain)
+        n_past = len(sequence.prompt) - 1
+        llama_api.llama_memory_seq_rm(self.memory, slot, n_past, -1)
+        return _Sequence(
+            sequence.index,
+            sequence.prompt,
+            n_past,
+            sequence.message,
+            plain=plain,
+            looked=sequence.looked,
+            due=sequence.due,
+            trace=sequence.trace,
+        )
 
     def _step(self) -> None:
         """One decode: a new token for every answer that has begun, and as much of the new prompts as fits."""
@@ -399,7 +460,7 @@ class _Run:
         for slot, sequence in self.active.items():
             if sequence.answer:
                 outputs[slot] = rows.n
-                if self.program is not None and self.program.acts_at(len(sequence.answer)):
+                if not sequence.plainly and self.program is not None and self.program.acts_at(len(sequence.answer)):
                     rows.tell(rows.n, slot, len(sequence.answer))
                 self._put(rows, slot, sequence, sequence.answer[-1], output=True)
         n_answer_rows = len(rows.listed)
@@ -414,7 +475,8 @@ class _Run:
                 if is_end:
                     outputs[slot] = rows.n
                     ends[slot] = n_answer_rows + len(ends)
-                    rows.tell(rows.n, slot, 0)
+                    if not sequence.plainly or self._looks:  # which is a reading and nothing else
+                        rows.tell(rows.n, slot, 0)
                 elif position in sequence.message:
                     rows.tell(rows.n, slot, position - len(sequence.prompt) + 1)
                 self._put(rows, slot, sequence, sequence.prompt[position], output=is_end)
@@ -436,12 +498,18 @@ class _Run:
         sequence.n_past += 1
         sequence.n_decoded += 1
 
+    @property
+    def _looks(self) -> bool:
+        """Whether the first look at an answer decides if it is steered."""
+        return self.program is not None and self.program.outlook is not None
+
     def _goes_back(self, slot: int, sequence: _Sequence, logits: FloatArray) -> bool:
         """Whether the prompt's last token is to be decoded again, by what the first look at the answer shows."""
-        if self.program is None or sequence.looked:
+        if self.program is None or sequence.looked or not self._looks:
             return False
         sequence.looked = True
-        if not look(self.hook, self.program, slot, logits, sequence.trace):
+        sequence.due = look(self.hook, self.program, slot, logits, sequence.trace)
+        if not sequence.due or sequence.plainly:
             return False
         sequence.n_past -= 1
         llama_api.llama_memory_seq_rm(self.memory, slot, sequence.n_past, -1)
@@ -477,6 +545,8 @@ class _Run:
         source = self.program.host or self.hook
         records = source.take_trace()
         for slot, sequence in self.active.items():
+            if sequence.plainly and not sequence.looked:
+                continue
             own = records[records["slot"] == slot]
             if (own["offset"] == 0).any():  # for the second time, where the first look had it decoded again
                 sequence.trace.rewind(0)
@@ -489,20 +559,25 @@ class _Run:
         return len(sequence.answer) >= self.max_new_tokens or self._ends_answer(sequence.answer[-1])
 
     def _is_left_alone(self, sequence: _Sequence) -> bool:
-        """Whether the answer is the plain one, which is known: energies have written nothing, and act no more."""
-        if sequence.plain is None or not sequence.answer or self.program is None or not self.program.is_steering:
+        """Whether the answer is the plain one, which is known: nothing is written to it any more, and nothing was."""
+        if sequence.plain is None:
             return False
-        return not self.program.acts_at(len(sequence.answer)) and not sequence.trace.touched_tokens
+        if self.program is None or (self._looks and sequence.looked and not sequence.due):
+            return True
+        n = len(sequence.answer)
+        return n > 0 and not self.program.acts_at(n) and not sequence.trace.touched_tokens
 
     def _ends_answer(self, token: int) -> bool:
         return bool(llama_api.llama_vocab_is_eog(self.runner._vocab, token))
 
     def _generation(self, sequence: _Sequence) -> Generation:
+        if sequence.plain is not None and self._is_left_alone(sequence):
+            return replace(sequence.plain, trace=sequence.trace, n_decoded=sequence.n_decoded)
         stopped = self._ends_answer(sequence.answer[-1])
         n_message = np.float32(len(sequence.message))
         message_states = {il: total / n_message for il, total in sequence.message_sums.items()} or sequence.states
         tokens = sequence.answer[:-1] if stopped else sequence.answer
-        found = Generation(
+        return Generation(
             tokens=tokens,
             text=self.runner.text(tokens),
             finish_reason="stop" if stopped else "length",
@@ -510,13 +585,6 @@ class _Run:
             first_logits=sequence.first_logits,
             states=sequence.states,
             message_states=message_states,
-            trace=sequence.trace,
+            trace=Trace() if sequence.plainly else sequence.trace,
             n_decoded=sequence.n_decoded,
         )
-        plain = sequence.plain if self._is_left_alone(sequence) else None
-        if plain is None:
-            return found
-        found = replace(found, tokens=plain.tokens, text=plain.text, finish_reason=plain.finish_reason)
-        if self.want_logits and plain.first_logits is not None:
-            found.first_logits = plain.first_logits
-        return found

@@ -1,10 +1,10 @@
 """Many programs on the same prompts: each prompt is decoded once, and its last token once for every program.
 
 What steers an answer is done at the prompt's last token and after it, so everything before that is the same under every
-program, and most of the work of trying one; what all prompts begin with is decoded once for all. Takes prompts as
-tokens and programs; gives greedy answers and what the caller reads off the first token's logits. Leaves out programs
-that edit prompt rows or read them in different ways (program.py's share_prompts), and recurrent models, whose state
-cannot go back to before the prompt's last token.
+program, and most of the work of trying one; what all prompts begin with is decoded once for all, and so is an answer
+that several programs leave to the plain model. Takes prompts as tokens and programs; gives greedy answers and what the
+caller reads off the first token's logits. Leaves out programs that edit prompt rows or read them in different ways
+(program.py's share_prompts), and recurrent models, whose state cannot go back to before the prompt's last token.
 """
 
 from __future__ import annotations
@@ -70,16 +70,23 @@ def try_programs(
                 llm.restart(slot, n_prefix)
             held = {slot: prompts[i][:-1] for slot, i in enumerate(chunk)}
             _decode(llm, n_batch, held, n_prefix, reader, {slot: messages[i] for slot, i in enumerate(chunk)})
+            plain: dict[int, list[int]] = {}  # prompt's index -> the plain answer, once it is known
             for program, its in zip(programs, trials, strict=True):
                 llm._hook.set_program(program.native() if program else None)
                 # A first token has the gate read again, and what was read of the message stays.
                 for slot in range(len(chunk)):
                     (hold if reader else reset_slot)(llm._hook, program, slot)
                 running = dict(enumerate(chunk))
+                left_alone: set[int] = set(chunk) if program is None else set()
                 for offset in range(max_new_tokens):
-                    _step(llm, vocab, program, offset, prompts, running, its, read_logits)
+                    left_alone |= _step(llm, vocab, program, offset, prompts, running, its, read_logits)
+                    for slot, i in list(running.items()):
+                        if i in left_alone and i in plain:
+                            its[i].tokens = list(plain[i])
+                            del running[slot]
                     if not running:
                         break
+                plain |= {i: its[i].tokens for i in left_alone}
                 for slot, i in enumerate(chunk):
                     llama_api.llama_memory_seq_rm(memory, slot, len(prompts[i]) - 1, -1)
                 if program is not None:
@@ -134,9 +141,13 @@ def _step(
     running: dict[int, int],
     trials: Sequence[Trial],
     read_logits: ReadLogits,
-) -> None:
-    """One new token for every prompt that is still answered (slot -> prompt's index)."""
-    pending = dict(running)
+) -> set[int]:
+    """One new token for every prompt that is still answered (slot -> prompt's index).
+
+    Returns:
+        The prompts that the first look leaves to the plain model.
+    """
+    pending, left_alone = dict(running), set()
     looks = offset == 0 and program is not None and program.outlook is not None
     while pending:
         rows = Rows()
@@ -152,6 +163,8 @@ def _step(
                 llama_api.llama_memory_seq_rm(llama_api.llama_get_memory(llm.ctx), slot, len(prompts[i]) - 1, -1)
                 again[slot] = i
                 continue
+            if looks:
+                left_alone.add(i)
             if offset == 0:
                 trials[i].first = read_logits(i, logits)
             token = int(logits.argmax())
@@ -160,3 +173,4 @@ def _step(
             else:
                 trials[i].tokens.append(token)
         pending, looks = again, False
+    return left_alone
