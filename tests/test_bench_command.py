@@ -237,7 +237,9 @@ def test_answers_are_counted_one_by_one_and_side_by_side(model: Path, tmp_path: 
     outcome = edge_eds("bench", model, *asked, "--out", out)
     document = json.loads(out.read_text())
     assert outcome.code == 0 and (document["prompts"], document["new_tokens"]) == (5, 2)
-    assert [row["variant"] for row in document["answers"]] == ["loop", "batch", "batch-steered"]
+    variants = ["loop", "batch", "batch-steered", "loop-both", "batch-both"]
+    assert [row["variant"] for row in document["answers"]] == variants
+    assert [(row["beside"], row["of"]) for row in document["answers"]] == [("loop", 5)] * 3 + [("loop-both", 10)] * 2
     for row in document["answers"]:
         value, low, high = row["times_as_many"]
         assert 0 < low <= value <= high and row["answers_per_minute"] > 0

@@ -11,13 +11,14 @@ def markdown(document: Document) -> str:
     for row in document["answers"]:
         value, low, high = row["times_as_many"]
         times = f"{value:.2f} ({low:.2f} to {high:.2f})"
-        rows.append((row["variant"], f"{row['answers_per_minute']:.0f}", times, str(row["same_as_loop"])))
+        same = f"{row['same_as_loop']} of {row['of']}"
+        rows.append((row["variant"], f"{row['answers_per_minute']:.0f}", row["beside"], times, same))
     first = document["answers"][0]
     return "\n".join(
         [
             f"{document['model']}, {conditions(document)}",
             "",
-            *table(("variant", "answers a minute", "times as many as the loop", "the loop's answers"), rows, n_left=1),
+            *table(("variant", "answers a minute", "beside", "times as many", "the same answers"), rows, n_left=1),
             "",
             f"{document['prompts']} prompts, {document['new_tokens']} new tokens at most. Medians of {first['pairs']} "
             f"interleaved pairs; in brackets the {100 * first['confidence']:.0f} % interval of the median.",
