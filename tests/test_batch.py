@@ -26,7 +26,8 @@ from edge_eds import EdgeLlama, Steering
 from edge_eds.energy.network import HEADS
 from edge_eds.errors import FingerprintError, PromptTooLongError, SettingsError, SteeringError
 from edge_eds.runtime import batch as batch_module
-from edge_eds.runtime.batch import BatchRunner, Generation
+from edge_eds.runtime.batch import BatchRunner
+from edge_eds.runtime.batch_run import Generation
 from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.interventions import AblateDirection, AddVector, EnergyDescent, Intervention
 from edge_eds.runtime.trace import Trace
@@ -342,7 +343,7 @@ def test_an_answer_that_ends_by_itself(path: Path, monkeypatch: pytest.MonkeyPat
     with open_runner(path, n_parallel=3) as runner:
         whole = runner.generate(PROMPTS, max_new_tokens=N_NEW)
         ends = {generation.tokens[2] for generation in whole[:4]}
-        monkeypatch.setattr(batch_module._Run, "_ends_answer", lambda self, token: token in ends)
+        monkeypatch.setattr(runner.session, "ends_answer", lambda token: token in ends)
         stopped = runner.generate(PROMPTS, max_new_tokens=N_NEW)
     for a, b in zip(stopped, whole, strict=True):
         n = next((i for i, token in enumerate(b.tokens) if token in ends), None)

@@ -29,7 +29,7 @@ from edge_eds.pipeline.bench.lineup import VARIANTS
 from edge_eds.pipeline.bench.machine import Room
 from edge_eds.pipeline.bench.shapes import SHAPES
 from edge_eds.pipeline.bench.start import Launch
-from edge_eds.runtime.batch import Generation
+from edge_eds.runtime.batch_run import Generation
 
 QUICK = ("-p", "8", "-n", "2", "-r", "1", "--threads", "1")
 SOME = "plain,capture-all,steer-default"

@@ -25,7 +25,7 @@ from edge_eds.pipeline.statistics import mcnemar, paired_difference, wilson
 from edge_eds.pipeline.suites import Suite, SuitePrompt
 from edge_eds.pipeline.usefulness import perplexity, uptake
 from edge_eds.reports.evaluation import table
-from edge_eds.runtime.batch import Generation
+from edge_eds.runtime.batch_run import Generation
 from edge_eds.runtime.chat_prompt import Message
 from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.trace import Trace, trace_of

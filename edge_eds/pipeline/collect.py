@@ -30,7 +30,8 @@ from edge_eds.errors import InputError
 from edge_eds.files import write_whole
 from edge_eds.pipeline.judge import judge
 from edge_eds.pipeline.prompts import LabelledPrompt, PromptSet
-from edge_eds.runtime.batch import BatchRunner, Generation
+from edge_eds.runtime.batch import BatchRunner
+from edge_eds.runtime.batch_run import Generation
 
 FORMAT_VERSION = 2
 SHARD_SIZE = 64

@@ -28,7 +28,8 @@ from edge_eds.pipeline.eval_report import EvalReport, SuiteReport
 from edge_eds.pipeline.measures import Answer, Change, by_category, compare, measure
 from edge_eds.pipeline.statistics import kl_divergence
 from edge_eds.pipeline.suites import Suite
-from edge_eds.runtime.batch import BatchRunner, Generation
+from edge_eds.runtime.batch import BatchRunner
+from edge_eds.runtime.batch_run import Generation
 from edge_eds.runtime.chat_prompt import Message
 from edge_eds.runtime.energies import ModelFiles
 

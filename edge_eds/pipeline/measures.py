@@ -20,7 +20,7 @@ from edge_eds.pipeline.judge import LABELS, Verdict, judge
 from edge_eds.pipeline.statistics import mcnemar, paired_difference, quantiles, wilson
 from edge_eds.pipeline.suites import SuitePrompt
 from edge_eds.pipeline.usefulness import perplexity, uptake, usefulness
-from edge_eds.runtime.batch import Generation
+from edge_eds.runtime.batch_run import Generation
 
 KL_PERCENTS = (50, 90, 95, 99)
 NO_CATEGORY = "(none)"

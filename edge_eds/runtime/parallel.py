@@ -1,4 +1,4 @@
-"""One context that holds several sequences, and the rows of one decode of it: what batch.py and slots.py share.
+"""One context that holds several sequences, and the rows of one decode: what batch_run.py, trials.py and slots.py share.
 
 Leaves out what is decoded when, and what is made of the logits.
 """
@@ -62,6 +62,18 @@ class ParallelLlama(EdgeLlama):
         llama_api.llama_memory_seq_rm(memory, sequence_id, -1, -1)
         if n_shared:
             llama_api.llama_memory_seq_cp(memory, self._n_sequences - 1, sequence_id, 0, n_shared)
+
+    def shorten(self, sequence_id: int, n_kept: int) -> None:
+        """Forget a sequence's tokens from position n_kept on."""
+        llama_api.llama_memory_seq_rm(llama_api.llama_get_memory(self.ctx), sequence_id, n_kept, -1)
+
+    def ends_answer(self, token: int) -> bool:
+        """Whether the model says with this token that its answer is over."""
+        return bool(llama_api.llama_vocab_is_eog(llama_api.llama_model_get_vocab(self.model), token))
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Tokens of an answer as text."""
+        return self.detokenize(list(tokens)).decode("utf-8", errors="replace")
 
     def decode(self, rows: Rows, program: HookProgram | None) -> None:
         """Decode the rows that were put, with the program that the hook has been set to.

@@ -502,7 +502,7 @@ class Slots:
         """The next token of an answer from the logits of its row."""
         assert answer._sampler is not None
         token = int(answer._sampler.sample(self._llm._ctx, row))
-        if llama_api.llama_vocab_is_eog(self._vocab, token):
+        if self._llm.ends_answer(token):
             self._end(answer, "stop")
             return
         if answer.task.n_logprobs is not None:

@@ -54,13 +54,12 @@ def try_programs(
         SteeringError: what a program asks for did not happen.
     """
     trials = [[Trial() for _ in prompts] for _ in programs]
-    vocab = llama_api.llama_model_get_vocab(llm.model)
     reader = next((program for program in programs if program is not None and program.reads_message), None)
     messages = [llm.message_read(reader, prompt) for prompt in prompts]
     n_prefix = 0
     if len(prompts) > 1:  # what is read of a message is read where it is decoded: in the slot of its prompt
         n_prefix = len(common_prefix(prompts)[: min((message.start for message in messages if message), default=None)])
-    with _emptied(llm) as memory:
+    with _emptied(llm):
         _decode(llm, n_batch, {n_parallel: prompts[0][:n_prefix]} if n_prefix else {}, 0)
         for start in range(0, len(prompts), n_parallel):
             chunk = range(start, min(start + n_parallel, len(prompts)))
@@ -79,7 +78,7 @@ def try_programs(
                 running = dict(enumerate(chunk))
                 left_alone: set[int] = set(chunk) if program is None else set()
                 for offset in range(max_new_tokens):
-                    left_alone |= _step(llm, vocab, program, offset, prompts, running, its, read_logits)
+                    left_alone |= _step(llm, program, offset, prompts, running, its, read_logits)
                     for slot, i in list(running.items()):
                         if i in left_alone and i in plain:
                             its[i].tokens = list(plain[i])
@@ -88,20 +87,20 @@ def try_programs(
                         break
                 plain |= {i: its[i].tokens for i in left_alone}
                 for slot, i in enumerate(chunk):
-                    llama_api.llama_memory_seq_rm(memory, slot, len(prompts[i]) - 1, -1)
+                    llm.shorten(slot, len(prompts[i]) - 1)
                 if program is not None:
                     (program.host or llm._hook).take_trace()
     return trials
 
 
 @contextmanager
-def _emptied(llm: ParallelLlama) -> Iterator[llama_api.llama_memory_t]:
+def _emptied(llm: ParallelLlama) -> Iterator[None]:
     """The KV cache, empty before and after, and no program in force."""
     memory = llama_api.llama_get_memory(llm.ctx)
     llama_api.llama_memory_clear(memory, True)
     llm._hook.set_program(None)
     try:
-        yield memory
+        yield
     finally:
         llm._hook.set_program(None)
         llama_api.llama_memory_clear(memory, True)
@@ -134,7 +133,6 @@ def _decode(
 
 def _step(
     llm: ParallelLlama,
-    vocab: llama_api.llama_vocab_p,
     program: HookProgram | None,
     offset: int,
     prompts: Sequence[Sequence[int]],
@@ -160,7 +158,7 @@ def _step(
         for row, (slot, i) in enumerate(pending.items()):
             logits = llm.logits(row)
             if looks and program is not None and look(llm._hook, program, slot, logits, Trace()):
-                llama_api.llama_memory_seq_rm(llama_api.llama_get_memory(llm.ctx), slot, len(prompts[i]) - 1, -1)
+                llm.shorten(slot, len(prompts[i]) - 1)
                 again[slot] = i
                 continue
             if looks:
@@ -168,7 +166,7 @@ def _step(
             if offset == 0:
                 trials[i].first = read_logits(i, logits)
             token = int(logits.argmax())
-            if llama_api.llama_vocab_is_eog(vocab, token):
+            if llm.ends_answer(token):
                 del running[slot]
             else:
                 trials[i].tokens.append(token)

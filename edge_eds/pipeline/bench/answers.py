@@ -24,7 +24,8 @@ from edge_eds.pipeline.bench.contender import Contender, Test
 from edge_eds.pipeline.bench.machine import LoadSeen, OtherLoad, load_now
 from edge_eds.pipeline.bench.runner import Result, Tell, measure
 from edge_eds.pipeline.prompts import builtin_prompts
-from edge_eds.runtime.batch import BatchRunner, Generation
+from edge_eds.runtime.batch import BatchRunner
+from edge_eds.runtime.batch_run import Generation
 from edge_eds.runtime.energies import ModelFiles
 from edge_eds.runtime.session import EdgeLlama
 
