@@ -8,13 +8,16 @@ import json
 import sqlite3
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from bad_gguf import BAD_MODELS, UNLOADABLE_MODELS, without_chat_template
 from bench_examples import SMALL
 from command_line import assert_one_line, edge_eds
+from llama_cpp import LLAMA_POOLING_TYPE_NONE, Llama
 from runtime_examples import TinyModel
 from steered_model import steered_model
 
@@ -22,7 +25,7 @@ from edge_eds.apps import benching
 from edge_eds.energy.settings import Steering
 from edge_eds.errors import InputError, SteeringError
 from edge_eds.pipeline.bench import shape_file as shape_module
-from edge_eds.pipeline.bench.answers import Batched
+from edge_eds.pipeline.bench.answering import Batched, BatchOfBoth, BatchOfStates, LoopOfStates
 from edge_eds.pipeline.bench.contender import Test
 from edge_eds.pipeline.bench.growth import GrowthSettings
 from edge_eds.pipeline.bench.lineup import VARIANTS
@@ -237,16 +240,24 @@ def test_answers_are_counted_one_by_one_and_side_by_side(model: Path, tmp_path: 
     outcome = edge_eds("bench", model, *asked, "--out", out)
     document = json.loads(out.read_text())
     assert outcome.code == 0 and (document["prompts"], document["new_tokens"]) == (5, 2)
-    variants = ["loop", "batch", "batch-steered", "loop-both", "batch-both"]
-    assert [row["variant"] for row in document["answers"]] == variants
-    assert [(row["beside"], row["of"]) for row in document["answers"]] == [("loop", 5)] * 3 + [("loop-both", 10)] * 2
+    assert [(row["variant"], row["beside"], row["of"]) for row in document["answers"]] == [
+        ("loop", "loop", 5),
+        ("batch", "loop", 5),
+        ("batch-steered", "loop", 5),
+        ("loop-states", "loop-states", 5),
+        ("batch-states", "loop-states", 5),
+        ("loop-both", "loop-both", 10),
+        ("batch-both", "loop-both", 10),
+    ]
     for row in document["answers"]:
         value, low, high = row["times_as_many"]
         assert 0 < low <= value <= high and row["answers_per_minute"] > 0
         assert f"{row['answers_per_minute']:.0f}" in outcome.stdout
-    assert [row["same_as_loop"] for row in document["answers"][:2]] == [5, 5]
+    same = {row["variant"]: row["same_as_loop"] for row in document["answers"]}
+    assert same["loop"] == same["batch"] == same["loop-states"] == same["batch-states"] == 5
     unsteered = edge_eds("bench", model, *asked, "--energy", "none", "-o", "csv")
-    assert [row["variant"] for row in csv.DictReader(io.StringIO(unsteered.stdout))] == ["loop", "batch"]
+    rows = csv.DictReader(io.StringIO(unsteered.stdout))
+    assert [row["variant"] for row in rows] == ["loop", "batch", "loop-states", "batch-states"]
 
 
 def test_programs_are_started_beside_their_peers(model: Path, tmp_path: Path) -> None:
@@ -293,11 +304,26 @@ def test_the_memory_of_a_program_is_its_own() -> None:
     assert small.peaks[0] < 60e6 < 200e6 < large.peaks[0] < len(ballast)
 
 
-def test_a_gate_that_was_not_read_is_an_error(model: Path) -> None:
-    class NoGate:
+def test_answers_without_what_they_are_asked_for_beside_are_an_error() -> None:
+    class Bare:
         def generate(self, prompts: Sequence[list[int]], **_: Any) -> list[Generation]:
             return [Generation([1], "a", "length", len(prompt)) for prompt in prompts]
 
-    steered = Batched(NoGate(), [[1, 2]], 1, Steering())  # type: ignore[arg-type]
-    with pytest.raises(SteeringError, match="gate"):
-        steered.seconds(Test("an", 1))
+        def generate_both(self, prompts: Sequence[list[int]], **_: Any) -> tuple[list[Generation], list[Generation]]:
+            return self.generate(prompts), self.generate(prompts)
+
+    runner: Any = Bare()
+    for contender in (Batched(runner, [[1, 2]], 1, Steering()), BatchOfBoth(runner, [[1, 2]], 1)):
+        with pytest.raises(SteeringError, match="gate"):
+            contender.seconds(Test("an", 1))
+    with pytest.raises(SteeringError, match="states"):
+        BatchOfStates(runner, [0], [[1, 2]], 1).seconds(Test("an", 1))
+
+
+def test_the_states_that_a_loop_takes_are_those_of_llama_cpp_python(model: Path) -> None:
+    settings: dict[str, Any] = {"n_ctx": 64, "n_threads": 1, "verbose": False}
+    text = "What is this?"
+    with closing(Llama(str(model), embedding=True, pooling_type=LLAMA_POOLING_TYPE_NONE, **settings)) as embedder:
+        tokens = embedder.tokenize(text.encode())
+        states = LoopOfStates(embedder, embedder, [tokens], 1)._states(tokens)
+        assert np.array_equal(states, np.array(embedder.embed(text), np.float32))

@@ -1,4 +1,4 @@
-"""One context that holds several sequences, and the rows of one decode: what batch_run.py, trials.py and slots.py share.
+"""One context that holds several sequences, and the rows of one decode: what all that decodes side by side shares.
 
 Leaves out what is decoded when, and what is made of the logits.
 """
