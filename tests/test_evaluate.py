@@ -80,6 +80,7 @@ class FakeRunner:
                 first_logits=logits if want_logits else None,
                 trace=self._trace(number) if steering is not None else Trace(),
                 n_decoded=1,
+                log_probs=None if steering else -np.arange(1, len(text.split()) + 1, dtype=np.float32),
             )
             generations.append(generation)
             if on_done is not None:
@@ -178,7 +179,7 @@ def test_only_changed_answers_are_scored_against_the_plain_ones_in_their_place(e
     runner = FakeRunner([REFUSAL, ANSWER, "Short one", ANSWER], [ANSWER, ANSWER, ANSWER, "Short one"])
     report = measure_suite(runner, suite_of(4), energy)
     assert report.comparison is not None
-    assert runner.scored == [0, 2, 3] * 2
+    assert runner.scored == [0, 2, 3]
     # what the fake gives to the 5th to 8th or 9th token
     assert (report.comparison.perplexity.plain, report.comparison.perplexity.steered) == pytest.approx(
         (np.exp(np.mean([5, 6, 7, 8, 5, 6, 7, 8, 9])), np.exp(np.mean([5, 6, 7, 8, 9] * 2)))

@@ -146,11 +146,14 @@ def test_what_is_left_alone_is_the_plain_answer_and_not_decoded_again(
         )
         assert sorted(told) == ["plain"] * len(PROMPTS) + ["steered"] * len(PROMPTS)
         assert {one.trace.touched_tokens > 0 for one in alone} == {True, False}
-        for own, without, one in zip(alone, plain, found, strict=True):
+        for prompt, own, without, one in zip(PROMPTS, alone, plain, found, strict=True):
             assert (one.trace.touched_tokens, one.trace.gate) == (own.trace.touched_tokens, own.trace.gate)
             assert one.trace.refusal_in_sight == own.trace.refusal_in_sight is not None
             assert without.trace.gate is None and not len(without.trace.records)
+            assert (without.log_probs is None) == (not own.trace.touched_tokens)
             if own.trace.touched_tokens:
+                (scored,) = runner.log_probs([prompt], [without.tokens])
+                np.testing.assert_allclose(without.log_probs, scored, atol=0.05)
                 assert one.n_decoded == N_NEW and one.first_logits is not without.first_logits
                 assert np.abs(one.first_logits - own.first_logits).max() < 0.05  # half precision in the cache
             else:

@@ -205,20 +205,17 @@ def _changes(
 ) -> list[Change]:
     """What needs the logits, and the plain model, of two answers to the same prompts."""
     changed = [i for i, (a, b) in enumerate(zip(plain, steered, strict=True)) if a.tokens != b.tokens]
-    log_probs = runner.log_probs(
-        [prompts[i] for i in changed] * 2,
-        [generations[i].tokens for generations in (plain, steered) for i in changed],
-    )
-    scored = dict(zip(changed, zip(log_probs[: len(changed)], log_probs[len(changed) :], strict=True), strict=True))
+    log_probs = runner.log_probs([prompts[i] for i in changed], [steered[i].tokens for i in changed])
+    scored = {i: (_kept(plain[i].log_probs), its) for i, its in zip(changed, log_probs, strict=True)}
     return [
-        Change(kl_divergence(_first_logits(a), _first_logits(b)), scored.get(i))
+        Change(kl_divergence(_kept(a.first_logits), _kept(b.first_logits)), scored.get(i))
         for i, (a, b) in enumerate(zip(plain, steered, strict=True))
     ]
 
 
-def _first_logits(generation: Generation) -> npt.NDArray[np.float32]:
-    assert generation.first_logits is not None  # they were asked for
-    return generation.first_logits
+def _kept(numbers: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
+    assert numbers is not None  # they were asked for
+    return numbers
 
 
 @contextmanager

@@ -193,7 +193,9 @@ class BatchRunner:
         not decoded again.
 
         Args:
-            prompts, max_new_tokens, want_logits: as for `generate`.
+            prompts, max_new_tokens: as for `generate`.
+            want_logits: keep the logits of the first new token, and the log-probabilities of a plain answer's tokens
+                unless the first look leaves it alone.
             steering: settings for the energies in use.
             on_done: called with "plain" or "steered" as soon as such an answer is complete.
 

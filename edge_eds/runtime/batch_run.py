@@ -17,6 +17,7 @@ from llama_cpp import llama_cpp as llama_api
 from edge_eds.runtime.outlook import look, reset_slot
 from edge_eds.runtime.parallel import ParallelLlama, Rows, common_prefix
 from edge_eds.runtime.program import HookProgram, capturing
+from edge_eds.runtime.scoring import log_prob
 from edge_eds.runtime.trace import Trace
 
 FloatArray = npt.NDArray[np.float32]
@@ -35,6 +36,7 @@ class Generation:
     message_states: dict[int, FloatArray] | None = None  # layer -> (n_embd,), the mean over the message's tokens
     trace: Trace = field(default_factory=Trace)
     n_decoded: int = 0
+    log_probs: FloatArray | None = None  # (n_tokens,), what the model gave to these tokens, in nats
 
 
 @dataclass
@@ -55,6 +57,7 @@ class AnswerInProgress:
     looked: bool = False  # at what the plain model is about to do
     due: bool = False
     answer: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)  # of the answer's tokens
     first_logits: FloatArray | None = None
     states: dict[int, FloatArray] | None = None
     message_sums: dict[int, FloatArray] = field(default_factory=dict)  # layer -> (n_embd,), of the rows so far
@@ -208,6 +211,8 @@ class BatchRun:
                 sequence.first_logits = logits.copy() if self.want_logits else None
                 sequence.states = {il: array[ends[slot]].copy() for il, array in states.items()}
             sequence.answer.append(int(logits.argmax()))
+            if self.want_logits and sequence.plainly and (sequence.due or not self._looks):
+                sequence.log_probs.append(log_prob(logits, sequence.answer[-1]))
         self._collect_traces(rows)
 
     def _put(self, rows: Rows, slot: int, sequence: AnswerInProgress, token: int, *, output: bool) -> None:
@@ -302,4 +307,5 @@ class BatchRun:
             message_states=message_states,
             trace=Trace() if sequence.plainly else sequence.trace,
             n_decoded=sequence.n_decoded,
+            log_probs=np.array(sequence.log_probs[: len(tokens)], np.float32) if sequence.log_probs else None,
         )

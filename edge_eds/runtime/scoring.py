@@ -17,6 +17,12 @@ FloatArray = npt.NDArray[np.float32]
 _MAX_OUTPUTS = 128  # rows of one decode whose logits are kept: 128 x 150,000 floats take 77 MB
 
 
+def log_prob(logits: FloatArray, token: int) -> float:
+    """log p(token), in nats, of logits (n_vocab,)."""
+    top = logits.max()
+    return float(logits[token] - top - np.log(np.exp(logits - top).sum()))
+
+
 def answer_log_probs(
     llm: ParallelLlama,
     n_batch: int,
@@ -91,7 +97,5 @@ class _Scoring:
             return
         self.llm.decode(self._rows, None)
         for row, i, predicts in self._wanted:
-            logits = self.llm.logits(row)
-            top = logits.max()
-            self.results[i][predicts] = logits[self.answers[i][predicts]] - top - np.log(np.exp(logits - top).sum())
+            self.results[i][predicts] = log_prob(self.llm.logits(row), self.answers[i][predicts])
         self._rows, self._wanted = Rows(), []
