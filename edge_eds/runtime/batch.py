@@ -9,6 +9,7 @@ everything here is greedy.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.fingerprint import ModelFingerprint
@@ -164,19 +165,13 @@ class BatchRunner:
                 empty prompt.
         """
         self._llm._check_layers(capture_layers, "capture")
-        self._check_lengths(prompts, max_new_tokens)
-        token_lists = [list(prompt) for prompt in prompts]
-        run = BatchRun(
-            self._llm,
-            _N_BATCH,
-            self._n_parallel,
-            self._program(steering),
-            max_new_tokens,
-            capture_layers=tuple(capture_layers),
-            want_logits=want_logits,
-        )
-        with run.prefix_shared(token_lists):
-            return run.all(token_lists, lambda sequence, found: on_done(sequence.index, found) if on_done else None)
+
+        def told(sequence: AnswerInProgress, found: Generation) -> None:
+            if on_done is not None:
+                on_done(sequence.index, found)
+
+        settings = {"capture_layers": tuple(capture_layers), "want_logits": want_logits}
+        return self._run(prompts, max_new_tokens, steering, told, **settings)
 
     def generate_both(
         self,
@@ -202,8 +197,6 @@ class BatchRunner:
         Raises:
             PromptTooLongError, SettingsError, SteeringError: as `generate`.
         """
-        self._check_lengths(prompts, max_new_tokens)
-        token_lists = [list(prompt) for prompt in prompts]
         plain: dict[int, Generation] = {}
 
         def told(sequence: AnswerInProgress, found: Generation) -> None:
@@ -212,18 +205,24 @@ class BatchRunner:
             if on_done is not None:
                 on_done("plain" if sequence.plainly else "steered")
 
-        run = BatchRun(
-            self._llm,
-            _N_BATCH,
-            self._n_parallel,
-            self._program(steering),
-            max_new_tokens,
-            want_logits=want_logits,
-            plainly_first=True,
-        )
-        with run.prefix_shared(token_lists):
-            steered = run.all(token_lists, told)
+        steered = self._run(prompts, max_new_tokens, steering, told, want_logits=want_logits, plainly_first=True)
         return [plain[index] for index in range(len(prompts))], steered
+
+    def _run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        steering: Steering | HookProgram | None,
+        tell: Callable[[AnswerInProgress, Generation], None],
+        **settings: Any,
+    ) -> list[Generation]:
+        """What a BatchRun with these settings answers."""
+        self._check_lengths(prompts, max_new_tokens)
+        program = self._program(steering)
+        run = BatchRun(self._llm, _N_BATCH, self._n_parallel, program, max_new_tokens, **settings)
+        token_lists = [list(prompt) for prompt in prompts]
+        with run.prefix_shared(token_lists):
+            return run.all(token_lists, tell)
 
     def log_probs(
         self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
