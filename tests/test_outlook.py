@@ -132,11 +132,12 @@ def test_side_by_side_as_one_at_a_time(path: Path, outlook: OutlookSpec, reads_m
 
 
 @pytest.mark.parametrize("engine", ["native", "onnx"])
+@pytest.mark.parametrize("reads_message", [False, True])
 @pytest.mark.parametrize("n_tokens", [0, 2])
 def test_what_is_left_alone_is_the_plain_answer_and_not_decoded_again(
-    path: Path, outlook: OutlookSpec, engine: str, n_tokens: int
+    path: Path, outlook: OutlookSpec, n_tokens: int, reads_message: bool, engine: str
 ) -> None:
-    energy = energies(path, outlook, n_tokens=n_tokens)
+    energy = energies(path, outlook, n_tokens=n_tokens, reads_message=reads_message)
     with BatchRunner(ModelFiles(path), n_ctx=96, n_threads=1, n_parallel=4, energy=energy) as runner:
         wish = Steering(engine=engine)
         alone = runner.generate(PROMPTS, max_new_tokens=N_NEW, steering=wish, want_logits=True)

@@ -15,6 +15,14 @@ import re
 import subprocess
 import sys
 
+from edge_eds.energy.fingerprint import ModelFingerprint
+from edge_eds.pipeline.bench.bench import random_tokens
+from edge_eds.pipeline.bench.contender import Test
+from edge_eds.pipeline.bench.contexts import BenchLlama
+from edge_eds.pipeline.bench.lineup import Bed, lined_up
+from edge_eds.pipeline.bench.shape_file import shape_file
+from edge_eds.pipeline.bench.shapes import SHAPES
+
 SHAPE, FEW, MORE = "smollm2", 2, 10
 PLAIN, OURS, PEER = "plain", "steer-15x3", "python-onnx"
 
@@ -36,7 +44,6 @@ def count(variant: str, n_tokens: int) -> int:
         "EDGE_EDS_KERNELS": "avx2",
         "OMP_NUM_THREADS": "1",
         "PYTHONHASHSEED": "0",
-        "PYTHONMALLOC": "malloc",
     }
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     found = re.search(r"I\s+refs:\s+([\d,]+)", run.stderr)
@@ -47,14 +54,6 @@ def count(variant: str, n_tokens: int) -> int:
 
 def decode(variant: str, n_tokens: int) -> None:
     """What is counted."""
-    from edge_eds.energy.fingerprint import ModelFingerprint
-    from edge_eds.pipeline.bench.bench import random_tokens
-    from edge_eds.pipeline.bench.contender import Test
-    from edge_eds.pipeline.bench.contexts import BenchLlama
-    from edge_eds.pipeline.bench.lineup import Bed, lined_up
-    from edge_eds.pipeline.bench.shape_file import shape_file
-    from edge_eds.pipeline.bench.shapes import SHAPES
-
     (path, _), test = shape_file(SHAPES[SHAPE]), Test("tg", n_tokens)
     n_ctx = Test("tg", MORE).n_ctx
     llm = BenchLlama(path, energy=None, n_ctx=n_ctx, n_threads=1, n_threads_batch=1, verbose=False)
@@ -67,14 +66,15 @@ def decode(variant: str, n_tokens: int) -> None:
 
 def main() -> None:
     if len(sys.argv) == 3:
-        return decode(sys.argv[1], int(sys.argv[2]))
+        decode(sys.argv[1], int(sys.argv[2]))
+        return
+    shape_file(SHAPES[SHAPE])  # written here, if it has to be, and not while instructions are counted
     per_token = {}
     for variant in (PLAIN, OURS, PEER):
         per_token[variant] = (count(variant, MORE) - count(variant, FEW)) / (MORE - FEW)
         print(f"{variant:<12} {per_token[variant]:>14,.0f} instructions a token", flush=True)
     ours, peer = (per_token[variant] - per_token[PLAIN] for variant in (OURS, PEER))
-    print(f"steering     {ours:>14,.0f} ours, {peer:,.0f} in Python: 1/{peer / ours:.0f}")
-    return None
+    print(f"{'steering':<12} {ours:>14,.0f} ours, {peer:,.0f} in Python: 1/{peer / ours:.0f}")
 
 
 if __name__ == "__main__":
