@@ -78,7 +78,7 @@ def reach_verdict(
     """Ask the test split, plainly and steered.
 
     Args:
-        on_progress: called with (answers done, answers in all).
+        on_progress: called with (answers done, answers in all), at first with none done.
     """
     suites = [suite.sample(settings.n, settings.seed) for suite in _suites(prompt_set.split("test"))]
     if not suites:
@@ -92,6 +92,8 @@ def reach_verdict(
         if on_progress:
             on_progress(done, total)
 
+    if on_progress:
+        on_progress(0, total)
     measured = EvalSettings(
         runner.files, tuple(suites), energy=energy, max_new_tokens=settings.max_new_tokens, seed=settings.seed
     )
