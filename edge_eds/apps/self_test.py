@@ -49,7 +49,7 @@ def self_test(options: SessionOptions) -> dict[str, Any]:
 
 def _check_hook(llm: EdgeLlama) -> int:
     """Read and edit the first layer that can be steered; gives that layer."""
-    steerable = [probe.il for probe in llm.layers if not probe.refusal]
+    steerable = llm.steerable_layers
     if not steerable:
         reason = llm.layers[0].refusal if llm.layers else "it has none"
         raise ModelError(f"no layer of this model can be steered: {reason}")

@@ -107,7 +107,7 @@ def collect(
         InputError: the folder holds a collection of another model, other prompts or other settings.
     """
     settings = settings or CollectSettings()
-    layers = tuple(layer.il for layer in runner.session.layers if not layer.refusal)
+    layers = runner.session.steerable_layers
     prompts = wanted_prompts(prompt_set, settings)
     manifest = {
         "format_version": FORMAT_VERSION,

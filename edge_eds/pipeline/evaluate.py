@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -30,7 +30,6 @@ from edge_eds.pipeline.statistics import kl_divergence
 from edge_eds.pipeline.suites import Suite
 from edge_eds.runtime.batch import BatchRunner
 from edge_eds.runtime.batch_run import Generation
-from edge_eds.runtime.chat_prompt import Message
 from edge_eds.runtime.energies import ModelFiles
 
 DEFAULT_MAX_NEW_TOKENS = 64
@@ -71,38 +70,6 @@ class EvalSettings:
                 raise SettingsError(f"{name} is {getattr(self, name)}, expected at least 1")
 
 
-class Runner(Protocol):
-    """What evaluate asks of edge_eds.runtime.batch.BatchRunner."""
-
-    def chat_tokens(self, prompt: str | Sequence[Message]) -> list[int]:
-        """Tokens of a user's prompt, or of a whole conversation, in the chat format."""
-
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        *,
-        max_new_tokens: int,
-        on_done: Callable[[int, Generation], None] | None = None,
-    ) -> list[Generation]:
-        """Greedy plain answers, in the order of the prompts."""
-
-    def generate_both(
-        self,
-        prompts: Sequence[Sequence[int]],
-        *,
-        max_new_tokens: int,
-        steering: Steering,
-        want_logits: bool = False,
-        on_done: Callable[[str], None] | None = None,
-    ) -> tuple[list[Generation], list[Generation]]:
-        """Greedy answers, plain and steered; on_done is told which of the two is complete."""
-
-    def log_probs(
-        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
-    ) -> Sequence[npt.NDArray[np.float32]]:
-        """What the unsteered model gives to each token of these answers, in nats."""
-
-
 def evaluate(
     settings: EvalSettings,
     progress: Progress | None = None,
@@ -133,7 +100,7 @@ def evaluate(
 
 
 def measure_suite(
-    runner: Runner,
+    runner: BatchRunner,
     suite: Suite,
     settings: EvalSettings,
     progress: Progress | None = None,
@@ -157,7 +124,9 @@ def measure_suite(
         found = _generations(runner, tokens, settings, told)
         seconds += time.perf_counter() - began
         for variant, generations in zip(variants, found, strict=True):
-            answers[variant] += [Answer.of(*both) for both in zip(prompts, generations, strict=True)]
+            answers[variant] += [
+                Answer.of(prompt, generation) for prompt, generation in zip(prompts, generations, strict=True)
+            ]
         if len(found) > 1:
             changes += _changes(runner, tokens, *found)
     plain, steered = answers["plain"], answers.get("steered")
@@ -189,7 +158,7 @@ def versions() -> dict[str, str]:
 
 
 def _generations(
-    runner: Runner, prompts: Sequence[Sequence[int]], settings: EvalSettings, told: Callable[[str], None]
+    runner: BatchRunner, prompts: Sequence[Sequence[int]], settings: EvalSettings, told: Callable[[str], None]
 ) -> tuple[list[Generation], ...]:
     """The answers to the prompts: plain ones, and steered ones where there are energies."""
     n = settings.max_new_tokens
@@ -201,7 +170,7 @@ def _generations(
 
 
 def _changes(
-    runner: Runner, prompts: Sequence[Sequence[int]], plain: Sequence[Generation], steered: Sequence[Generation]
+    runner: BatchRunner, prompts: Sequence[Sequence[int]], plain: Sequence[Generation], steered: Sequence[Generation]
 ) -> list[Change]:
     """What needs the logits, and the plain model, of two answers to the same prompts."""
     changed = [i for i, (a, b) in enumerate(zip(plain, steered, strict=True)) if a.tokens != b.tokens]

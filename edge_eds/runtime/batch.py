@@ -79,7 +79,6 @@ class BatchRunner:
             verbose=False,
         )
         self.use_energy(energy)
-        self._shares_prefix = self._llm.goes_back
         self._n_parallel = n_parallel if self._llm.goes_back else 1
         self._llm._hook.set_slots(n_parallel)
 
@@ -242,7 +241,7 @@ class BatchRunner:
                     f"prompt {i + 1}: {len(prompt)} tokens and an answer of {len(answer)}, but a sequence "
                     f"holds {self._n_ctx_sequence}; shorten the prompt or raise --ctx"
                 )
-        shared = self._shares_prefix and len(pairs) > 1
+        shared = self._llm.goes_back and len(pairs) > 1
         n_prefix = len(common_prefix(prompts)) if shared else 0
         return answer_log_probs(self._llm, _N_BATCH, self._n_parallel, n_prefix, prompts, answers)
 
@@ -266,7 +265,7 @@ class BatchRunner:
             SteeringError: steering was asked for and did not happen.
         """
         self._check_lengths(prompts, max_new_tokens)
-        if self._shares_prefix and share_prompts(programs):
+        if self._llm.goes_back and share_prompts(programs):
             return try_programs(
                 self._llm,
                 _N_BATCH,

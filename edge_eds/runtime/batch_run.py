@@ -44,7 +44,7 @@ class AnswerInProgress:
     """A prompt that is being answered, in one sequence of the KV cache.
 
     plainly: this is the plain answer, and the steered one follows in the same place. plain: the plain answer, where
-    that is known. due: the first look has shown that it is to be steered.
+    that is known. due: whether the first look has shown that it is to be steered; None while nothing has looked.
     """
 
     index: int
@@ -54,8 +54,7 @@ class AnswerInProgress:
     plainly: bool = False
     plain: Generation | None = None
     n_decoded: int = 0
-    looked: bool = False  # at what the plain model is about to do
-    due: bool = False
+    due: bool | None = None
     answer: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)  # of the answer's tokens
     first_logits: FloatArray | None = None
@@ -169,7 +168,6 @@ class BatchRun:
             n_past,
             sequence.message,
             plain=plain,
-            looked=sequence.looked,
             due=sequence.due,
             trace=sequence.trace,
         )
@@ -211,7 +209,7 @@ class BatchRun:
                 sequence.first_logits = logits.copy() if self.want_logits else None
                 sequence.states = {il: array[ends[slot]].copy() for il, array in states.items()}
             sequence.answer.append(int(logits.argmax()))
-            if self.want_logits and sequence.plainly and (sequence.due or not self._looks):
+            if self.want_logits and sequence.plainly and sequence.due is not False:
                 sequence.log_probs.append(log_prob(logits, sequence.answer[-1]))
         self._collect_traces(rows)
 
@@ -228,9 +226,8 @@ class BatchRun:
 
     def _goes_back(self, slot: int, sequence: AnswerInProgress, logits: FloatArray) -> bool:
         """Whether the prompt's last token is to be decoded again, by what the first look at the answer shows."""
-        if self.program is None or sequence.looked or not self._looks:
+        if self.program is None or not self._looks or sequence.due is not None:
             return False
-        sequence.looked = True
         sequence.due = look(self.hook, self.program, slot, logits, sequence.trace)
         if not sequence.due or sequence.plainly:
             return False
@@ -268,7 +265,7 @@ class BatchRun:
         source = self.program.host or self.hook
         records = source.take_trace()
         for slot, sequence in self.active.items():
-            if sequence.plainly and not sequence.looked:
+            if sequence.plainly and sequence.due is None:
                 continue
             own = records[records["slot"] == slot]
             if (own["offset"] == 0).any():  # for the second time, where the first look had it decoded again
@@ -285,7 +282,7 @@ class BatchRun:
         """Whether the answer is the plain one, which is known: nothing is written to it any more, and nothing was."""
         if sequence.plain is None:
             return False
-        if self.program is None or (self._looks and sequence.looked and not sequence.due):
+        if self.program is None or sequence.due is False:
             return True
         n = len(sequence.answer)
         return n > 0 and not self.program.acts_at(n) and not sequence.trace.touched_tokens

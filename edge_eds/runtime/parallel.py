@@ -63,9 +63,9 @@ class ParallelLlama(EdgeLlama):
         if n_shared:
             llama_api.llama_memory_seq_cp(memory, self._n_sequences - 1, sequence_id, 0, n_shared)
 
-    def shorten(self, sequence_id: int, n_kept: int) -> None:
-        """Forget a sequence's tokens from position n_kept on."""
-        llama_api.llama_memory_seq_rm(llama_api.llama_get_memory(self.ctx), sequence_id, n_kept, -1)
+    def shorten(self, sequence_id: int, n_kept: int) -> bool:
+        """Forget a sequence's tokens from position n_kept on; False where its state cannot go back to there."""
+        return bool(llama_api.llama_memory_seq_rm(llama_api.llama_get_memory(self.ctx), sequence_id, n_kept, -1))
 
     def ends_answer(self, token: int) -> bool:
         """Whether the model says with this token that its answer is over."""

@@ -169,6 +169,11 @@ class EdgeLlama(Llama):
         return not (self._is_recurrent or self._is_hybrid)
 
     @property
+    def steerable_layers(self) -> tuple[int, ...]:
+        """The layers whose rows can be captured and edited, ascending; `layers` says why of the others."""
+        return tuple(layer.il for layer in self.layers if not layer.refusal)
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether the GGUF carries a chat template."""
         return CHAT_TEMPLATE_KEY in self.metadata

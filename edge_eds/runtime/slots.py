@@ -352,7 +352,7 @@ class Slots:
         slot = max(free, key=lambda slot: (shared[slot.index], -slot.last_used))
         n_kept = shared[slot.index]
         # A recurrent state cannot be taken back to an earlier row.
-        if not llama_api.llama_memory_seq_rm(self._memory, slot.index, n_kept, -1):
+        if not self._llm.shorten(slot.index, n_kept):
             n_kept = 0
             llama_api.llama_memory_seq_rm(self._memory, slot.index, -1, -1)
         slot.rows = slot.rows[:n_kept]
@@ -478,13 +478,13 @@ class Slots:
         if not look(self._hook, answer._program, answer._slot.index, self._llm.logits(row), answer.trace):
             return False
         answer._slot.rows.pop()
-        llama_api.llama_memory_seq_rm(self._memory, answer._slot.index, len(answer._slot.rows), -1)
+        self._llm.shorten(answer._slot.index, len(answer._slot.rows))
         answer.trace.rewind(0)
         return True
 
     def _take_back(self, slot: _Slot) -> None:
         """Forget the rows of a decode that failed."""
-        if not llama_api.llama_memory_seq_rm(self._memory, slot.index, len(slot.rows), -1):
+        if not self._llm.shorten(slot.index, len(slot.rows)):
             llama_api.llama_memory_seq_rm(self._memory, slot.index, -1, -1)
             slot.rows, slot.n_reusable = [], 0
 

@@ -137,7 +137,7 @@ def measure_answers(
         loop, batch = Loop(llm, prompts, n_new), Batched(runner, prompts, n_new)
         steered = [] if energy is None else [Batched(runner, prompts, n_new, Steering())]
         groups = [_group(loop, [batch, *steered], 1, n, settings.repetitions, tell)]
-        layers = [layer.il for layer in runner.session.layers if not layer.refusal]
+        layers = runner.session.steerable_layers
         if layers:
             embedder = Llama(str(files.gguf), embedding=True, pooling_type=LLAMA_POOLING_TYPE_NONE, **arguments)
             stack.enter_context(closing(embedder))

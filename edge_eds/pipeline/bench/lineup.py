@@ -45,7 +45,7 @@ class Bed:
     @cached_property
     def steerable(self) -> tuple[int, ...]:
         """Layers that can be steered: all but the last, where nothing is wrong."""
-        return tuple(probe.il for probe in self.llm.layers if not probe.refusal)
+        return self.llm.steerable_layers
 
     @cached_property
     def plain_context(self) -> LlamaContext:
