@@ -512,3 +512,29 @@ def test_the_document_names_each_test_and_each_test_the_number_of_its_assumption
         assert number in tests or "not tested" in assumption
         if number in tests:
             assert tests[number] in assumption
+
+
+# 21
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_a_decode_that_is_stopped_at_its_first_node_has_asked_about_all(tiny: TinyModel, arch: str) -> None:
+    """So a session learns at its start which layers there are, for less than a token's time."""
+    rows, recorder, n_computed = sequence(TOKENS), Recorder(), 0
+
+    def stop(_: Any) -> bool:
+        nonlocal n_computed
+        n_computed += 1
+        return True
+
+    stopping = llama_cpp.ggml_abort_callback(stop)
+    with closing(RawContext(tiny(arch))) as llama:
+        assert llama.decode(rows) == 0
+        plain = all_logits(llama, len(rows))
+    with closing(RawContext(tiny(arch), recorder.callback)) as llama:
+        llama_cpp.llama_set_abort_callback(llama.ctx, stopping, None)
+        assert llama.decode(rows) == 2
+        assert n_computed == 1
+        assert [call.name for call in recorder.asked(r"l_out-\d+")] == [f"l_out-{il}" for il in range(N_LAYER)]
+        llama_cpp.llama_set_abort_callback(llama.ctx, llama_cpp.ggml_abort_callback(), None)
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(llama.ctx), True)
+        assert llama.decode(rows) == 0
+        assert np.array_equal(all_logits(llama, len(rows)), plain)

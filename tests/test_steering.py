@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from energy_examples import make_head
 from llama_cpp import Llama
+from llama_cpp import llama_cpp as llama_api
 from runtime_examples import (
     ALWAYS,
     GATE_LAYERS,
@@ -32,9 +35,10 @@ from runtime_examples import (
 from edge_eds import EdgeLlama, Steering
 from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.network import HEADS, EnergyModel, LayerEnergy
-from edge_eds.errors import EnergyFileError, FingerprintError, SettingsError, SteeringError
+from edge_eds.errors import EnergyFileError, FingerprintError, ModelError, SettingsError, SteeringError
+from edge_eds.runtime import hooks
 from edge_eds.runtime import session as session_module
-from edge_eds.runtime.hooks import LayerProbe
+from edge_eds.runtime.hooks import LayerProbe, probe_layers
 from edge_eds.runtime.interventions import AddVector
 from edge_eds.runtime.program import capturing
 from edge_eds.runtime.seam import openmp_parallel
@@ -460,6 +464,61 @@ def test_a_layer_whose_output_is_of_no_use(path: Path, monkeypatch: pytest.Monke
         with pytest.raises(SteeringError, match=f"cannot capture layer 3: {reason}"):
             llm.capture(PROMPT)
         assert sorted(llm.capture(PROMPT, [1, 2, 4, 5])) == [1, 2, 4, 5]
+
+
+def test_a_probe_that_sees_a_part_of_the_graph_computes_the_rest(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where several backends share the graph, each offers its layers when those before are computed."""
+    n_probes = 0
+
+    class SplitHook(MisleadingHook):
+        def end_probe(self) -> list[tuple[int, int, int, int]]:
+            nonlocal n_probes
+            n_probes += 1
+            seen = self._hook.end_probe()
+            return seen if n_probes > 1 else [found for found in seen if found[0] < 3]
+
+    new_hook = session_module.new_hook
+    monkeypatch.setattr(session_module, "new_hook", lambda *shape: SplitHook(new_hook(*shape), lambda *found: found))
+    with closing(EdgeLlama(path, energy=None, **SETTINGS)) as llm:
+        assert llm.steerable_layers == tuple(range(N_LAYER - 1))
+        assert n_probes == 2
+
+
+def test_the_probe_says_nothing_and_leaves_the_log_as_it_was(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The log is the process's, and sessions may open in several threads."""
+    heard: list[str] = []
+    listener = llama_api.llama_log_callback(lambda level, text, data: heard.append(text.decode()))
+    before = current_log()
+    with ExitStack() as stack:
+        stack.callback(llama_api.llama_log_set, before, None)
+        llama_api.llama_log_set(listener, None)
+        sessions = [stack.enter_context(closing(EdgeLlama(path, energy=None, **SETTINGS))) for _ in range(4)]
+        assert heard and not any("removing memory" in text for text in heard)
+        heard.clear()
+        with ThreadPoolExecutor(len(sessions)) as pool:
+            probes = pool.map(lambda llm: [probe_layers(llm, llm._hook) for _ in range(100)], sessions)
+            assert all(layers == sessions[0].layers for found in probes for layers in found)
+        assert heard == []
+        assert address(current_log()) == address(listener)
+        answers = [evaluate(llm, PROMPT) for llm in sessions]
+        assert all(np.array_equal(one, answers[0]) for one in answers)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_model_that_cannot_be_probed_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hooks.llama_api, "llama_decode", lambda ctx, batch: -3)
+    with pytest.raises(ModelError, match=r"could not decode the first tokens \(code -3\)"):
+        EdgeLlama(path, energy=None, **SETTINGS)
+
+
+def current_log() -> Any:
+    log, data = llama_api.llama_log_callback(), ctypes.c_void_p()
+    llama_api.llama_log_get(ctypes.byref(log), ctypes.byref(data))
+    return log
+
+
+def address(function: Any) -> int | None:
+    return ctypes.cast(function, ctypes.c_void_p).value
 
 
 def test_a_layer_that_stops_firing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
