@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 
+from edge_eds.energy import gguf_types
 from edge_eds.energy.fingerprint import ModelFingerprint
 from edge_eds.errors import ModelError
 
@@ -114,3 +116,17 @@ def test_files_that_are_no_model(tmp_path: Path) -> None:
     model.write_bytes(model.read_bytes()[:100])
     with pytest.raises(ModelError, match="truncated"):
         ModelFingerprint.from_gguf(model)
+
+
+def test_names_and_sizes_of_types_are_those_of_the_gguf_package() -> None:
+    assert {int(kind): size for kind, size in gguf_types.GGML_QUANT_SIZES.items()} == gguf.GGML_QUANT_SIZES
+    for ours, theirs in (
+        (gguf_types.GGMLQuantizationType, gguf.GGMLQuantizationType),
+        (gguf_types.LlamaFileType, gguf.LlamaFileType),
+    ):
+        assert {kind.name: int(kind) for kind in ours} == {kind.name: int(kind) for kind in theirs}
+
+
+def test_a_gguf_package_without_that_file_is_imported_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(gguf_types, "find_spec", lambda name: ModuleSpec(name, None, origin=str(tmp_path / "a.zip")))
+    assert gguf_types._load_constants() is gguf.constants

@@ -13,9 +13,8 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from gguf.constants import LlamaFileType
-
 from edge_eds.energy.gguf_header import ArrayDigest, GgufHeader, read_gguf_header
+from edge_eds.energy.gguf_types import LlamaFileType
 from edge_eds.errors import ModelError
 
 SHOWN_DIGITS = 8  # of a hash, in messages for people
