@@ -62,34 +62,16 @@ def try_programs(
     with _emptied(llm):
         _decode(llm, n_batch, {n_parallel: prompts[0][:n_prefix]} if n_prefix else {}, 0)
         for start in range(0, len(prompts), n_parallel):
-            chunk = range(start, min(start + n_parallel, len(prompts)))
+            asked = range(start, min(start + n_parallel, len(prompts)))
             llm._hook.set_program(reader.native() if reader else None)
-            for slot in range(len(chunk)):
+            for slot in range(len(asked)):
                 reset_slot(llm._hook, reader, slot)
                 llm.restart(slot, n_prefix)
-            held = {slot: prompts[i][:-1] for slot, i in enumerate(chunk)}
-            _decode(llm, n_batch, held, n_prefix, reader, {slot: messages[i] for slot, i in enumerate(chunk)})
-            plain: dict[int, list[int]] = {}  # prompt's index -> the plain answer, once it is known
+            held = {slot: prompts[i][:-1] for slot, i in enumerate(asked)}
+            _decode(llm, n_batch, held, n_prefix, reader, {slot: messages[i] for slot, i in enumerate(asked)})
+            decoded = _DecodedPrompts(llm, prompts[start : asked.stop], start, reader, read_logits)
             for program, its in zip(programs, trials, strict=True):
-                llm._hook.set_program(program.native() if program else None)
-                # A first token has the gate read again, and what was read of the message stays.
-                for slot in range(len(chunk)):
-                    (hold if reader else reset_slot)(llm._hook, program, slot)
-                running = dict(enumerate(chunk))
-                left_alone: set[int] = set(chunk) if program is None else set()
-                for offset in range(max_new_tokens):
-                    left_alone |= _step(llm, program, offset, prompts, running, its, read_logits)
-                    for slot, i in list(running.items()):
-                        if i in left_alone and i in plain:
-                            its[i].tokens = list(plain[i])
-                            del running[slot]
-                    if not running:
-                        break
-                plain |= {i: its[i].tokens for i in left_alone}
-                for slot, i in enumerate(chunk):
-                    llm.shorten(slot, len(prompts[i]) - 1)
-                if program is not None:
-                    (program.host or llm._hook).take_trace()
+                decoded.answer(program, its[start : asked.stop], max_new_tokens)
     return trials
 
 
@@ -131,44 +113,80 @@ def _decode(
         llm.decode(rows, reader)
 
 
-def _step(
-    llm: ParallelLlama,
-    program: HookProgram | None,
-    offset: int,
-    prompts: Sequence[Sequence[int]],
-    running: dict[int, int],
-    trials: Sequence[Trial],
-    read_logits: ReadLogits,
-) -> set[int]:
-    """One new token for every prompt that is still answered (slot -> prompt's index).
+@dataclass
+class _DecodedPrompts:
+    """Prompts in the slots 0, 1, ..., decoded but for their last tokens, which one program after the other answers.
 
-    Returns:
-        The prompts that the first look leaves to the plain model.
+    prompts: tokens, by slot.
+    start: index of the first of them among all prompts.
+    reader: what read their messages.
+    plain: by slot the plain answers that are known by now.
     """
-    pending, left_alone = dict(running), set()
-    looks = offset == 0 and program is not None and program.outlook is not None
-    while pending:
-        rows = Rows()
-        for slot, i in pending.items():
-            token = trials[i].tokens[-1] if offset else prompts[i][-1]
-            rows.tell(rows.n, slot, offset)
-            llm.put(rows, token, len(prompts[i]) - 1 + offset, slot, output=True)
-        llm.decode(rows, program)
-        again = {}
-        for row, (slot, i) in enumerate(pending.items()):
-            logits = llm.logits(row)
-            if looks and program is not None and look(llm._hook, program, slot, logits, Trace()):
-                llm.shorten(slot, len(prompts[i]) - 1)
-                again[slot] = i
-                continue
-            if looks:
-                left_alone.add(i)
-            if offset == 0:
-                trials[i].first = read_logits(i, logits)
-            token = int(logits.argmax())
-            if llm.ends_answer(token):
-                del running[slot]
-            else:
-                trials[i].tokens.append(token)
-        pending, looks = again, False
-    return left_alone
+
+    llm: ParallelLlama
+    prompts: Sequence[Sequence[int]]
+    start: int
+    reader: HookProgram | None
+    read_logits: ReadLogits
+    plain: dict[int, list[int]] = field(default_factory=dict)
+
+    def answer(self, program: HookProgram | None, trials: Sequence[Trial], max_new_tokens: int) -> None:
+        """Answer each prompt in its slot's trial, and forget the answers' rows."""
+        hook = self.llm._hook
+        hook.set_program(program.native() if program else None)
+        running = list(range(len(self.prompts)))
+        for slot in running:  # a first token has the gate read again, and what was read of the message stays
+            (hold if self.reader else reset_slot)(hook, program, slot)
+        left_alone = set(running) if program is None else set()
+        for offset in range(max_new_tokens):
+            left_alone |= self._step(program, offset, running, trials)
+            for slot in left_alone.intersection(running, self.plain):
+                trials[slot].tokens = list(self.plain[slot])
+                running.remove(slot)
+            if not running:
+                break
+        self.plain |= {slot: trials[slot].tokens for slot in left_alone}
+        for slot in range(len(self.prompts)):
+            self._forget_answer(slot)
+        if program is not None:
+            (program.host or hook).take_trace()
+
+    def _step(
+        self, program: HookProgram | None, offset: int, running: list[int], trials: Sequence[Trial]
+    ) -> set[int]:
+        """One new token in each slot that is still answering; the others leave the list.
+
+        Returns:
+            The slots that the first look leaves to the plain model.
+        """
+        pending, left_alone = list(running), set()
+        looks = offset == 0 and program is not None and program.outlook is not None
+        while pending:
+            rows = Rows()
+            for slot in pending:
+                prompt = self.prompts[slot]
+                rows.tell(rows.n, slot, offset)
+                token = trials[slot].tokens[-1] if offset else prompt[-1]
+                self.llm.put(rows, token, len(prompt) - 1 + offset, slot, output=True)
+            self.llm.decode(rows, program)
+            again = []
+            for row, slot in enumerate(pending):
+                logits = self.llm.logits(row)
+                if looks and program is not None and look(self.llm._hook, program, slot, logits, Trace()):
+                    self._forget_answer(slot)
+                    again.append(slot)
+                    continue
+                if looks:
+                    left_alone.add(slot)
+                if offset == 0:
+                    trials[slot].first = self.read_logits(self.start + slot, logits)
+                token = int(logits.argmax())
+                if self.llm.ends_answer(token):
+                    running.remove(slot)
+                else:
+                    trials[slot].tokens.append(token)
+            pending, looks = again, False
+        return left_alone
+
+    def _forget_answer(self, slot: int) -> None:
+        self.llm.shorten(slot, len(self.prompts[slot]) - 1)
