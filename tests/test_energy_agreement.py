@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from energy_examples import (
@@ -17,7 +19,7 @@ from energy_examples import (
 
 from edge_eds.energy.engines import EnergyEngine, NativeEngine, OnnxEngine, make_engine
 from edge_eds.energy.file import EnergyFile
-from edge_eds.energy.network import EnergyModel, LayerEnergy
+from edge_eds.energy.network import EnergyModel, LayerEnergy, in_half_precision
 
 SHAPES = {
     "linear": ((), False),
@@ -127,6 +129,17 @@ def test_onnx_runtime_agrees(name: str, with_subspace: bool) -> None:
 @pytest.mark.parametrize(("name", "with_subspace"), CASES)
 def test_native_core_agrees(name: str, with_subspace: bool) -> None:
     layer = make_layer(name, with_subspace)
+    assert_engine_agrees(make_engine(file_of(layer), "native"), layer)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_native_core_agrees_on_directions_in_half_precision(name: str) -> None:
+    """As a fit makes them; the core then reads half the bytes."""
+    layer = make_layer(name, True)
+    assert layer.subspace is not None
+    P = in_half_precision(layer.subspace.P)
+    assert not np.array_equal(P, layer.subspace.P)
+    layer = replace(layer, subspace=replace(layer.subspace, P=P))
     assert_engine_agrees(make_engine(file_of(layer), "native"), layer)
 
 

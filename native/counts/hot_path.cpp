@@ -87,7 +87,7 @@ static const scenario scenarios[] = {
 
 static std::shared_ptr<layer_energy> make_energy(const scenario & s, uint64_t seed, int head, bool float32) {
     random_source random(seed);
-    std::shared_ptr<const subspace> space = s.rank > 0 ? random_subspace(random, s.n_embd, s.rank) : nullptr;
+    std::shared_ptr<const subspace> space = s.rank > 0 ? random_half_subspace(random, s.n_embd, s.rank) : nullptr;
     std::vector<int64_t> widths           = {s.rank > 0 ? s.rank : s.n_embd};
     widths.insert(widths.end(), s.hidden.begin(), s.hidden.end());
     std::unique_ptr<energy_net> nets[n_heads];
@@ -105,7 +105,7 @@ static void add_gate(program & p, const scenario & s) {
         std::unique_ptr<energy_net> nets[n_heads];
         nets[HEAD_HARM] = random_net(random, {1}, false);
         p.gate_read(il,
-                    std::make_shared<layer_energy>(s.n_embd, random_subspace(random, s.n_embd, 1),
+                    std::make_shared<layer_energy>(s.n_embd, random_half_subspace(random, s.n_embd, 1),
                                                    std::move(nets)),
                     0.25);
     }

@@ -9,11 +9,12 @@ const float layer_norm_eps = 1e-5f;
 
 struct kernel_set {
     const char * name;
+    bool halves_pay;
     float (*dot)(const float * a, const float * b, int64_t n);
     void (*add_scaled)(float alpha, const float * x, float * y, int64_t n);
     void (*affine)(const matrix & w, const float * bias, const float * const * x, float * const * y, int n_rows);
     void (*add_transposed)(const matrix & w, const float * const * y, float * const * x, int n_rows);
-    // the same for matrices in 8 bits
+    // the same for codes
     void (*coded_affine)(const matrix & w, const float * bias, const float * const * x, float * const * y, int n_rows);
     void (*coded_add_transposed)(const matrix & w, const float * const * y, float * const * x, int n_rows);
     double (*norm)(const float * x, int64_t n);
@@ -29,7 +30,7 @@ extern const kernel_set plain_kernels;
 // MSVC gets the plain form: its intrinsics are not tied to functions, and none of this was tried there.
 #if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
 #define EDGE_EDS_X86 1
-extern const kernel_set avx2_kernels;   // AVX2 and FMA
+extern const kernel_set avx2_kernels;   // AVX2, FMA and F16C
 extern const kernel_set avx512_kernels; // AVX-512 F, BW, DQ and VL
 #elif defined(__GNUC__) && defined(__aarch64__)
 #define EDGE_EDS_NEON 1

@@ -9,7 +9,19 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#if defined(EDGE_EDS_X86)
+#include <cpuid.h>
+#endif
+
 namespace edge_eds {
+
+#if defined(EDGE_EDS_X86)
+// not every compiler's __builtin_cpu_supports knows its name
+static bool has_f16c() {
+    unsigned int a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
 
 static std::vector<const kernel_set *> forms() {
     std::vector<const kernel_set *> found;
@@ -19,7 +31,7 @@ static std::vector<const kernel_set *> forms() {
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
         found.push_back(&avx512_kernels);
     }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()) {
         found.push_back(&avx2_kernels);
     }
 #elif defined(EDGE_EDS_NEON)
@@ -70,6 +82,10 @@ void use_kernels(const std::string & name) {
     in_use().store(form_named(name));
 }
 
+bool halves_pay() {
+    return now().halves_pay;
+}
+
 float dot(const float * a, const float * b, int64_t n) {
     return now().dot(a, b, n);
 }
@@ -79,11 +95,11 @@ void add_scaled(float alpha, const float * x, float * y, int64_t n) {
 }
 
 static void affine_alone(const matrix & w, const float * bias, const float * const * x, float * const * y, int n_rows) {
-    (w.values ? now().affine : now().coded_affine)(w, bias, x, y, n_rows);
+    (w.codes ? now().coded_affine : now().affine)(w, bias, x, y, n_rows);
 }
 
 static void add_transposed_alone(const matrix & w, const float * const * y, float * const * x, int n_rows) {
-    (w.values ? now().add_transposed : now().coded_add_transposed)(w, y, x, n_rows);
+    (w.codes ? now().coded_add_transposed : now().add_transposed)(w, y, x, n_rows);
 }
 
 // -- large matrices, in parts
@@ -103,6 +119,7 @@ static bool is_shared(const matrix & w) {
 static matrix outputs_of(matrix w, int64_t first, int64_t n) {
     w.n_out = n;
     w.values = w.values ? w.values + first * w.step() : nullptr;
+    w.halves = w.halves ? w.halves + first * w.step() : nullptr;
     w.codes  = w.codes ? w.codes + first * w.step() : nullptr;
     w.scale  = w.scale ? w.scale + first : nullptr;
     return w;
@@ -113,6 +130,7 @@ static matrix columns_of(matrix w, int64_t first, int64_t n) {
     w.stride = w.step();
     w.n_in   = n;
     w.values = w.values ? w.values + first : nullptr;
+    w.halves = w.halves ? w.halves + first : nullptr;
     w.codes  = w.codes ? w.codes + first : nullptr;
     return w;
 }

@@ -6,6 +6,8 @@
 // std::invalid_argument where it cannot run.
 #pragma once
 
+#include "half.h"
+
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -15,14 +17,16 @@ namespace edge_eds {
 // Rows that share one reading of the weights; callers with more come in pieces.
 const int max_rows_at_once = 4;
 
-// W (n_out, n_in), row-major: in float32, or in 8 bits with W[o][i] = scale[o] * codes[o][i]. What is multiplied with
-// the latter is rounded to 16 bits by all forms but `plain` (kernels_coded.h).
+// W (n_out, n_in), row-major: in float32, in half precision, or in 8 bits with W[o][i] = scale[o] * codes[o][i]. Halves
+// give the bits that the same values in float32 give. What is multiplied with codes is rounded to 16 bits by all forms
+// but `plain` (kernels_coded.h).
 struct matrix {
-    int64_t n_out         = 0;
-    int64_t n_in          = 0;
-    const float * values  = nullptr;
-    const int8_t * codes = nullptr; // if values is null
-    const float * scale   = nullptr;
+    int64_t n_out        = 0;
+    int64_t n_in         = 0;
+    const float * values = nullptr; // one of these three
+    const half * halves  = nullptr;
+    const int8_t * codes = nullptr;
+    const float * scale  = nullptr; // with codes
     int64_t stride        = 0; // from row to row, where W is some columns of a wider matrix; 0: n_in
     int64_t step() const { return stride ? stride : n_in; }
 };
@@ -58,6 +62,10 @@ float layer_norm(float * a, float * normed, const float * gamma, const float * b
 // g <- dE/d(input of LayerNorm) where g is dE/d(its output):
 // with u = gamma * g: (u - mean(u) - normed * mean(u * normed)) * inv_std
 void layer_norm_gradient(float * g, const float * normed, const float * gamma, float inv_std, int64_t n);
+
+// Whether the form in use takes less time for halves than for twice the bytes in float32: where it makes floats of them
+// one by one, it does not.
+bool halves_pay();
 
 // Forms of these loops that this machine can run, the best one first; the last is always "plain".
 std::vector<std::string> available_kernels();

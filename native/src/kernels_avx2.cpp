@@ -1,4 +1,4 @@
-// The loops for AVX2 with FMA: eight floats at a time.
+// The loops for AVX2 with FMA and F16C: eight floats at a time.
 #include "kernel_set.h"
 
 #ifdef EDGE_EDS_X86
@@ -13,7 +13,7 @@ namespace edge_eds {
 namespace {
 
 // Per function, not per file: what the standard library's headers define must run on every machine.
-#define SIMD_TARGET __attribute__((target("avx2,fma")))
+#define SIMD_TARGET __attribute__((target("avx2,fma,f16c")))
 #define SIMD SIMD_TARGET static inline __attribute__((always_inline))
 
 typedef __m256 vec;
@@ -35,6 +35,14 @@ SIMD vec load(const float * p) {
 }
 SIMD vec load_part(const float * p, int64_t n) { // the lanes from n on are 0
     return _mm256_maskload_ps(p, first(n));
+}
+SIMD vec load(const half * p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) p));
+}
+SIMD vec load_part(const half * p, int64_t n) {
+    half part[n_lanes] = {};
+    std::memcpy(part, p, (size_t) (n < n_lanes ? n : n_lanes) * sizeof(half));
+    return load(part);
 }
 SIMD void store(float * p, vec a) {
     _mm256_storeu_ps(p, a);

@@ -38,6 +38,12 @@ SIMD vec load(const float * p) {
 SIMD vec load_part(const float * p, int64_t n) { // the lanes from n on are 0
     return _mm512_maskz_loadu_ps(first(n), p);
 }
+SIMD vec load(const half * p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *) p));
+}
+SIMD vec load_part(const half * p, int64_t n) {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p));
+}
 SIMD void store(float * p, vec a) {
     _mm512_storeu_ps(p, a);
 }

@@ -33,6 +33,14 @@ SIMD vec load_part(const float * p, int64_t n) { // the lanes from n on are 0
     std::memcpy(part, p, (size_t) (n < n_lanes ? n : n_lanes) * sizeof(float));
     return load(part);
 }
+SIMD vec load(const half * p) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&p->bits)));
+}
+SIMD vec load_part(const half * p, int64_t n) {
+    half part[n_lanes] = {};
+    std::memcpy(part, p, (size_t) (n < n_lanes ? n : n_lanes) * sizeof(half));
+    return load(part);
+}
 SIMD void store(float * p, vec a) {
     vst1q_f32(p, a);
 }

@@ -45,9 +45,11 @@ static void plain_add_scaled(float alpha, const float * x, float * y, int64_t n)
 
 static void plain_affine(const matrix & w, const float * bias, const float * const * x, float * const * y, int n_rows) {
     for (int64_t o = 0; o < w.n_out; ++o) {
+        const int64_t at = o * w.n_in;
         for (int r = 0; r < n_rows; ++r) {
-            const float sum = w.values ? product(w.values + o * w.n_in, x[r], w.n_in)
-                                       : w.scale[o] * product(w.codes + o * w.n_in, x[r], w.n_in);
+            const float sum = w.values   ? product(w.values + at, x[r], w.n_in)
+                              : w.halves ? product(w.halves + at, x[r], w.n_in)
+                                         : w.scale[o] * product(w.codes + at, x[r], w.n_in);
             y[r][o]         = bias ? sum + bias[o] : sum;
         }
     }
@@ -55,11 +57,14 @@ static void plain_affine(const matrix & w, const float * bias, const float * con
 
 static void plain_add_transposed(const matrix & w, const float * const * y, float * const * x, int n_rows) {
     for (int64_t o = 0; o < w.n_out; ++o) {
+        const int64_t at = o * w.step();
         for (int r = 0; r < n_rows; ++r) {
             if (w.values) {
-                add_times(y[r][o], w.values + o * w.step(), x[r], w.n_in);
+                add_times(y[r][o], w.values + at, x[r], w.n_in);
+            } else if (w.halves) {
+                add_times(y[r][o], w.halves + at, x[r], w.n_in);
             } else {
-                add_times(y[r][o] * w.scale[o], w.codes + o * w.step(), x[r], w.n_in);
+                add_times(y[r][o] * w.scale[o], w.codes + at, x[r], w.n_in);
             }
         }
     }
@@ -131,11 +136,12 @@ static void plain_layer_norm_gradient(float * g, const float * normed, const flo
 
 const kernel_set plain_kernels = {
     "plain",
+    false,
     plain_dot,
     plain_add_scaled,
     plain_affine,
     plain_add_transposed,
-    plain_affine, // both take either kind
+    plain_affine, // both take every kind
     plain_add_transposed,
     plain_norm,
     plain_all_finite,

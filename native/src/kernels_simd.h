@@ -1,15 +1,15 @@
 // The loops of kernels.h over vectors of whatever width: included once by each form, after it has defined, in an
 // unnamed namespace within edge_eds,
 //   SIMD            what stands before each function: `static inline`, and the instruction sets it may use
-//   vec, n_lanes    n_lanes floats
+//   vec, n_lanes    n_lanes floats, loaded from floats or halves
 //   sums            the sums of squares of many floats, in double
 // and the operations on them that are used below. The order of a sum depends on its length alone: not on how many
 // rows or outputs share a pass, and not on where in memory they lie.
 
 // sum_i w[o * n + i] * x[r][i] for n_o outputs and n_r rows, into out[o][r]. Two sums for each, taken in turn, so
 // that a multiplication need not wait for the one before.
-template <int n_o, int n_r>
-SIMD void products(const float * w, const float * const * x, int64_t n, float (&out)[n_o][n_r]) {
+template <int n_o, int n_r, typename weight>
+SIMD void products(const weight * w, const float * const * x, int64_t n, float (&out)[n_o][n_r]) {
     vec sum[n_o][n_r][2];
     for (int o = 0; o < n_o; ++o) {
         for (int r = 0; r < n_r; ++r) {
@@ -47,10 +47,11 @@ SIMD void products(const float * w, const float * const * x, int64_t n, float (&
     }
 }
 
-template <int n_o, int n_r>
-SIMD void affine_block(const matrix & w, const float * bias, const float * const * x, float * const * y, int64_t o) {
+template <int n_o, int n_r, typename weight>
+SIMD void affine_block(const weight * w, const float * bias, const float * const * x, float * const * y, int64_t n,
+                       int64_t o) {
     float out[n_o][n_r];
-    products<n_o, n_r>(w.values + o * w.n_in, x, w.n_in, out);
+    products<n_o, n_r>(w + o * n, x, n, out);
     for (int k = 0; k < n_o; ++k) {
         for (int r = 0; r < n_r; ++r) {
             y[r][o + k] = bias ? out[k][r] + bias[o + k] : out[k][r];
@@ -60,29 +61,39 @@ SIMD void affine_block(const matrix & w, const float * bias, const float * const
 
 // Four outputs at a time, for two rows and two more: a cache keeps the four's weights meanwhile, and more rows would not
 // fit the registers.
-static SIMD_TARGET void simd_affine(const matrix & w, const float * bias, const float * const * x,
-                                    float * const * y, int n_rows) {
+template <typename weight>
+SIMD void affine_of(const weight * w, const float * bias, const float * const * x, float * const * y, int n_rows,
+                    int64_t n_out, int64_t n_in) {
     int64_t o = 0;
-    for (; o + 4 <= w.n_out; o += 4) {
+    for (; o + 4 <= n_out; o += 4) {
         int r = 0;
         for (; r + 2 <= n_rows; r += 2) {
-            affine_block<2, 2>(w, bias, x + r, y + r, o);
-            affine_block<2, 2>(w, bias, x + r, y + r, o + 2);
+            affine_block<2, 2>(w, bias, x + r, y + r, n_in, o);
+            affine_block<2, 2>(w, bias, x + r, y + r, n_in, o + 2);
         }
         if (r < n_rows) {
-            affine_block<4, 1>(w, bias, x + r, y + r, o);
+            affine_block<4, 1>(w, bias, x + r, y + r, n_in, o);
         }
     }
-    for (; o < w.n_out; ++o) {
+    for (; o < n_out; ++o) {
         for (int r = 0; r < n_rows; ++r) {
-            affine_block<1, 1>(w, bias, x + r, y + r, o);
+            affine_block<1, 1>(w, bias, x + r, y + r, n_in, o);
         }
     }
 }
 
+static SIMD_TARGET void simd_affine(const matrix & w, const float * bias, const float * const * x,
+                                    float * const * y, int n_rows) {
+    if (w.values) {
+        affine_of(w.values, bias, x, y, n_rows, w.n_out, w.n_in);
+    } else {
+        affine_of(w.halves, bias, x, y, n_rows, w.n_out, w.n_in);
+    }
+}
+
 // x[r] += sum_o y[r][o] * w[o] over n_o outputs, one after the other; `step` is from row to row of w
-template <int n_o, int n_r>
-SIMD void add_block(const float * w, const float * const * y, float * const * x, int64_t n, int64_t step, int64_t o) {
+template <int n_o, int n_r, typename weight>
+SIMD void add_block(const weight * w, const float * const * y, float * const * x, int64_t n, int64_t step, int64_t o) {
     vec factor[n_o][n_r];
     for (int k = 0; k < n_o; ++k) {
         for (int r = 0; r < n_r; ++r) {
@@ -118,23 +129,33 @@ SIMD void add_block(const float * w, const float * const * y, float * const * x,
 }
 
 // eight outputs at a time, likewise
-static SIMD_TARGET void simd_add_transposed(const matrix & w, const float * const * y, float * const * x,
-                                            int n_rows) {
+template <typename weight>
+SIMD void add_transposed_of(const weight * w, const float * const * y, float * const * x, int n_rows, int64_t n_out,
+                            int64_t n_in, int64_t step) {
     int64_t o = 0;
-    for (; o + 8 <= w.n_out; o += 8) {
+    for (; o + 8 <= n_out; o += 8) {
         int r = 0;
         for (; r + 2 <= n_rows; r += 2) {
-            add_block<4, 2>(w.values, y + r, x + r, w.n_in, w.step(), o);
-            add_block<4, 2>(w.values, y + r, x + r, w.n_in, w.step(), o + 4);
+            add_block<4, 2>(w, y + r, x + r, n_in, step, o);
+            add_block<4, 2>(w, y + r, x + r, n_in, step, o + 4);
         }
         if (r < n_rows) {
-            add_block<8, 1>(w.values, y + r, x + r, w.n_in, w.step(), o);
+            add_block<8, 1>(w, y + r, x + r, n_in, step, o);
         }
     }
-    for (; o < w.n_out; ++o) {
+    for (; o < n_out; ++o) {
         for (int r = 0; r < n_rows; ++r) {
-            add_block<1, 1>(w.values, y + r, x + r, w.n_in, w.step(), o);
+            add_block<1, 1>(w, y + r, x + r, n_in, step, o);
         }
+    }
+}
+
+static SIMD_TARGET void simd_add_transposed(const matrix & w, const float * const * y, float * const * x,
+                                            int n_rows) {
+    if (w.values) {
+        add_transposed_of(w.values, y, x, n_rows, w.n_out, w.n_in, w.step());
+    } else {
+        add_transposed_of(w.halves, y, x, n_rows, w.n_out, w.n_in, w.step());
     }
 }
 
@@ -277,7 +298,7 @@ static SIMD_TARGET void simd_layer_norm_gradient(float * g, const float * normed
 // The whole form, with its loops for matrices in 8 bits. Constant, so that it is there before anything runs.
 constexpr kernel_set simd_kernels(const char * name, decltype(kernel_set::coded_affine) coded_affine,
                                   decltype(kernel_set::coded_add_transposed) coded_add_transposed) {
-    return {name,         simd_dot,             simd_add_scaled, simd_affine,     simd_add_transposed,
-            coded_affine, coded_add_transposed, simd_norm,       simd_all_finite, simd_silu,
-            simd_layer_norm, simd_layer_norm_gradient};
+    return {name,         true,                 simd_dot,  simd_add_scaled, simd_affine, simd_add_transposed,
+            coded_affine, coded_add_transposed, simd_norm, simd_all_finite, simd_silu,   simd_layer_norm,
+            simd_layer_norm_gradient};
 }

@@ -8,7 +8,9 @@ namespace edge_eds {
 weights::weights(const std::vector<float> & values, int64_t n_out, int64_t n_in, bool eight_bits)
     : n_out_(n_out), n_in_(n_in) {
     if (!eight_bits) {
-        values_.assign(values.begin(), values.end());
+        if (!halves_pay() || !take_as_halves(values)) {
+            values_.assign(values.begin(), values.end());
+        }
         return;
     }
     codes_.resize(values.size());
@@ -29,15 +31,31 @@ weights::weights(const std::vector<float> & values, int64_t n_out, int64_t n_in,
     }
 }
 
+// false if they are not all of half precision
+bool weights::take_as_halves(const std::vector<float> & values) {
+    halves_.reserve(values.size());
+    for (float value : values) {
+        half given;
+        if (!half::from(value, given)) {
+            decltype(halves_)().swap(halves_);
+            return false;
+        }
+        halves_.push_back(given);
+    }
+    return true;
+}
+
 matrix weights::view() const {
     matrix m;
     m.n_out = n_out_;
     m.n_in  = n_in_;
-    if (codes_.empty()) {
-        m.values = values_.data();
-    } else {
+    if (!codes_.empty()) {
         m.codes = codes_.data();
-        m.scale   = scale_.data();
+        m.scale = scale_.data();
+    } else if (!halves_.empty()) {
+        m.halves = halves_.data();
+    } else {
+        m.values = values_.data();
     }
     return m;
 }

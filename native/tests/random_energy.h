@@ -4,6 +4,7 @@
 
 #include "layer_energy.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <memory>
@@ -25,6 +26,12 @@ struct random_source {
         return v;
     }
 };
+
+// the nearest value of half precision, for |x| < 65504
+inline float nearest_half(float x) {
+    const int exponent = std::max(std::ilogb(x), -14); // below, halves are as far apart as there
+    return std::ldexp(std::nearbyint(std::ldexp(x, 10 - exponent)), exponent - 10);
+}
 
 inline std::vector<edge_eds::hidden_block>
 random_blocks(random_source & random, const std::vector<int64_t> & widths, bool layer_norm) {
@@ -92,7 +99,15 @@ inline subspace_values random_subspace_values(random_source & random, int64_t n_
 
 inline std::shared_ptr<const edge_eds::subspace> random_subspace(random_source & random, int64_t n_embd,
                                                                  int64_t rank) {
+    const subspace_values v = random_subspace_values(random, n_embd, rank);
+    return std::make_shared<edge_eds::subspace>(v.mu, v.p, v.s);
+}
+
+// with directions in half precision, as a fit makes them
+inline std::shared_ptr<const edge_eds::subspace> random_half_subspace(random_source & random, int64_t n_embd,
+                                                                      int64_t rank) {
     subspace_values v = random_subspace_values(random, n_embd, rank);
+    std::transform(v.p.begin(), v.p.end(), v.p.begin(), nearest_half);
     return std::make_shared<edge_eds::subspace>(v.mu, v.p, v.s);
 }
 

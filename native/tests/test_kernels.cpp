@@ -4,6 +4,7 @@
 #include "random_energy.h"
 #include "weights.h"
 
+#include <algorithm>
 #include <limits>
 
 using namespace edge_eds;
@@ -48,14 +49,30 @@ static void sums_are_those_in_double() {
 static std::vector<double> kept(const matrix & m) {
     std::vector<double> w((size_t) (m.n_out * m.n_in));
     for (size_t k = 0; k < w.size(); ++k) {
-        w[k] = m.values ? m.values[k] : (double) m.scale[k / m.n_in] * m.codes[k];
+        w[k] = m.values   ? m.values[k]
+               : m.halves ? (float) m.halves[k]
+                          : (double) m.scale[k / m.n_in] * m.codes[k];
     }
     return w;
 }
 
-static void products_are_those_in_double(int64_t n_out, int64_t n_in, bool eight_bits, bool with_bias) {
+enum kind { FLOATS, HALVES, CODES };
+
+static std::vector<float> random_weights(random_source & random, int64_t n, kind kept_as) {
+    std::vector<float> values = random.values(n);
+    values[0]                 = 1.0f + 1e-5f; // no half
+    if (kept_as == HALVES) {
+        std::transform(values.begin(), values.end(), values.begin(), nearest_half);
+    }
+    return values;
+}
+
+static void products_are_those_in_double(int64_t n_out, int64_t n_in, kind kept_as, bool with_bias) {
     random_source random((uint64_t) (17 * n_out + n_in));
-    const weights w(random.values(n_out * n_in), n_out, n_in, eight_bits);
+    const bool eight_bits = kept_as == CODES;
+    const weights w(random_weights(random, n_out * n_in, kept_as), n_out, n_in, eight_bits);
+    CHECK((w.view().codes != nullptr) == eight_bits);
+    CHECK((w.view().halves != nullptr) == (kept_as == HALVES && halves_pay()));
     const std::vector<double> exact = kept(w.view());
     const std::vector<float> bias   = random.values(n_out);
     std::vector<float> in[max_rows_at_once], out[max_rows_at_once], back[max_rows_at_once], sum[max_rows_at_once];
@@ -133,6 +150,44 @@ static void products_are_those_in_double(int64_t n_out, int64_t n_in, bool eight
         add_transposed(w.view(), y + n_rows - 1, &back_to, 1);
         CHECK(single == out[n_rows - 1] && single_back == sum[n_rows - 1]);
     }
+}
+
+static void halves_give_the_bits_of_floats(int64_t n_out, int64_t n_in) {
+    random_source random((uint64_t) (19 * n_out + n_in));
+    const std::vector<float> values = random_weights(random, n_out * n_in, HALVES);
+    std::vector<half> as_halves(values.size());
+    for (size_t i = 0; i < values.size(); ++i) {
+        CHECK(half::from(values[i], as_halves[i]));
+    }
+    matrix floats;
+    floats.n_out  = n_out;
+    floats.n_in   = n_in;
+    matrix halves = floats;
+    floats.values = values.data();
+    halves.halves = as_halves.data();
+    std::vector<float> x = random.values(max_rows_at_once * n_in), y = random.values(max_rows_at_once * n_out);
+    const float * in[max_rows_at_once];
+    const float * back_in[max_rows_at_once];
+    float * out[max_rows_at_once];
+    float * back_out[max_rows_at_once];
+    std::vector<float> results[2];
+    for (const matrix * w : {&halves, &floats}) {
+        for (int n_rows = 1; n_rows <= max_rows_at_once; ++n_rows) {
+            std::vector<float> wx((size_t) (n_rows * n_out)), sum = x;
+            for (int r = 0; r < n_rows; ++r) {
+                in[r]       = x.data() + r * n_in;
+                back_in[r]  = y.data() + r * n_out;
+                out[r]      = wx.data() + r * n_out;
+                back_out[r] = sum.data() + r * n_in;
+            }
+            affine(*w, nullptr, in, out, n_rows);
+            add_transposed(*w, back_in, back_out, n_rows);
+            std::vector<float> & result = results[w == &floats];
+            result.insert(result.end(), wx.begin(), wx.end());
+            result.insert(result.end(), sum.begin(), sum.end());
+        }
+    }
+    CHECK(results[0] == results[1]);
 }
 
 // Products in 8 bits: what is not finite is not rounded away, and what is small or huge keeps its digits.
@@ -275,14 +330,15 @@ static void what_is_not_finite_is_found_wherever_it_stands() {
 
 static void all() {
     sums_are_those_in_double();
-    for (bool eight_bits : {false, true}) {
-        for (int64_t n_in : lengths) {
-            if (n_in == 0) {
-                continue;
+    for (int64_t n_in : lengths) {
+        if (n_in == 0) {
+            continue;
+        }
+        for (int64_t n_out : {1, 3, 4, 5, 8, 17}) {
+            for (kind kept_as : {FLOATS, HALVES, CODES}) {
+                products_are_those_in_double(n_out, n_in, kept_as, n_out % 2 == 1);
             }
-            for (int64_t n_out : {1, 3, 4, 5, 8, 17}) {
-                products_are_those_in_double(n_out, n_in, eight_bits, n_out % 2 == 1);
-            }
+            halves_give_the_bits_of_floats(n_out, n_in);
         }
     }
     rounded_inputs_keep_their_range();
@@ -310,10 +366,34 @@ static void eight_bits_keep_what_they_promise() {
     CHECK((uintptr_t) w.view().codes % 64 == 0);
 }
 
+static void halves_are_told_from_other_floats() {
+    for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+        if ((bits & 0x7c00) == 0x7c00) {
+            continue; // infinite, or NaN
+        }
+        const half given = {(uint16_t) bits};
+        const float value = (float) given;
+        const int exponent = (int) (bits >> 10 & 31);
+        const double size  = exponent ? std::ldexp(1024 + (bits & 0x3ff), exponent - 25)
+                                      : std::ldexp(bits & 0x3ff, -24);
+        CHECK((double) value == (bits & 0x8000 ? -size : size));
+        half found;
+        CHECK(half::from(value, found) && found.bits == bits);
+        if (value != 0.0f) {
+            CHECK(!half::from(std::nextafter(value, inf), found) && !half::from(std::nextafter(value, -inf), found));
+        }
+    }
+    half found;
+    for (float value : {65520.0f, 65536.0f, -1e30f, 1e-8f, 1e-40f, 1.0f / 3.0f, inf, nan_value}) {
+        CHECK(!half::from(value, found));
+    }
+}
+
 int main() {
     CHECK(available_kernels().back() == "plain");
     CHECK_THROWS(use_kernels("mmx"), std::invalid_argument, "cannot run the kernels 'mmx': it has ");
     CHECK(available_kernels().front() == kernels_in_use() || std::getenv("EDGE_EDS_KERNELS"));
     eight_bits_keep_what_they_promise();
+    halves_are_told_from_other_floats();
     return with_each_form(all);
 }

@@ -16,7 +16,15 @@ import numpy.typing as npt
 from edge_eds import _native
 from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.fingerprint import ModelFingerprint
-from edge_eds.energy.network import GATE_HEADS, EnergyModel, HeadWeights, HiddenLayer, LayerEnergy, Subspace
+from edge_eds.energy.network import (
+    GATE_HEADS,
+    EnergyModel,
+    HeadWeights,
+    HiddenLayer,
+    LayerEnergy,
+    Subspace,
+    in_half_precision,
+)
 from edge_eds.energy.settings import GateSpec, SteeringSpec
 
 _OPEN = 1e6  # a bound that every score is below
@@ -112,7 +120,7 @@ def descended_head(file: EnergyFile) -> str:
 class Work:
     """The least that steering one token takes: each weight that is used read once, each multiply-add done once.
 
-    n_bytes: of weights: float32, or 8 bits where the native core keeps them so. multiply_adds: of all steps, in the
+    n_bytes: of weights: float32, or less where the native core keeps them so. multiply_adds: of all steps, in the
     cheapest order known.
     """
 
@@ -130,7 +138,10 @@ def work_per_token(file: EnergyFile) -> Work:
         n_hidden = sum(block.W.size for block in net.hidden)
         n_net = n_hidden + net.w.size
         n_basis = 0 if layer.subspace is None else layer.subspace.P.size
-        n_bytes += (1 if n_hidden > _native.LARGE_NET else 4) * n_hidden + 4 * (net.w.size + n_basis)
+        n_bytes += (1 if n_hidden > _native.LARGE_NET else 4) * n_hidden + 4 * net.w.size
+        if layer.subspace is not None:
+            halves = np.array_equal(layer.subspace.P, in_half_precision(layer.subspace.P))
+            n_bytes += (2 if halves else 4) * n_basis
         # P once down and once back; forward and backward through the net at each step, and the energy at the end
         multiply_adds += 2 * n_basis + (2 * file.spec.steps + 1) * n_net
     return Work(n_bytes, multiply_adds)
@@ -149,7 +160,7 @@ def _net(rng: np.random.Generator, n_in: int, form: EnergyForm) -> HeadWeights:
 
 def _subspace(rng: np.random.Generator, n_embd: int, rank: int) -> Subspace:
     directions = np.linalg.qr(_normal(rng, n_embd, rank))[0].T
-    return Subspace(np.zeros(n_embd, np.float32), directions, np.ones(rank, np.float32))
+    return Subspace(np.zeros(n_embd, np.float32), in_half_precision(directions), np.ones(rank, np.float32))
 
 
 def _normal(rng: np.random.Generator, *shape: int) -> npt.NDArray[np.float32]:
