@@ -24,8 +24,7 @@ static ggml_api make_api(const nb::dict & addresses) {
 
 struct py_hook {
     hook core;
-    nb::object set;         // the Program that core runs a copy of: it owns what the copy points to
-    nb::object trace_dtype; // numpy's, of a trace_record; made when it is first needed
+    nb::object set; // the Program that core runs a copy of: it owns what the copy points to
 
     py_hook(const nb::dict & functions, int32_t n_layer, int64_t n_embd)
         : core(make_api(functions), n_layer, n_embd) {}
@@ -35,27 +34,9 @@ struct py_hook {
         set = nb::borrow(p);
     }
 
-    nb::object take_trace() {
+    nb::bytes take_trace() {
         const std::vector<trace_record> records = core.take_trace();
-        nb::module_ numpy                       = nb::module_::import_("numpy");
-        if (!trace_dtype.is_valid()) {
-            trace_dtype = numpy.attr("dtype")(trace_fields());
-        }
-        const nb::bytes raw(records.data(), records.size() * sizeof(trace_record));
-        return numpy.attr("frombuffer")(raw, "dtype"_a = trace_dtype).attr("copy")();
-    }
-
-    static nb::list trace_fields() {
-        nb::list fields;
-        for (const char * name : {"slot", "offset", "layer", "head"}) {
-            fields.append(nb::make_tuple(name, "i4"));
-        }
-        for (const char * name : {"energy_before", "energy_after"}) {
-            fields.append(nb::make_tuple(name, "f4"));
-        }
-        fields.append(nb::make_tuple("steps", "i4"));
-        fields.append(nb::make_tuple("shift", "f4"));
-        return fields;
+        return nb::bytes(records.data(), records.size() * sizeof(trace_record));
     }
 };
 
@@ -165,8 +146,7 @@ void bind_hook(nb::module_ & m) {
             },
             "[(il, n_embd, n_rows, n_bytes)] in the order met; n_embd is 0 where there were no rows")
         .def("take_trace", &py_hook::take_trace,
-             nb::sig("def take_trace(self) -> numpy.typing.NDArray[numpy.void]"),
-             "The records since the last call: structured array (slot, offset, layer, head (index into "
+             "The records since the last call, 32 bytes each (edge_eds.runtime.trace.records_of): (slot, offset, layer, head (index into "
              "HEADS), energy_before, energy_after,\n"
              "steps, shift = |new h - h| / |h|). Gate readings have a head harm or harm_message, steps 0 and energy_after = "
              "energy_before.")

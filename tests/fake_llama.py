@@ -15,7 +15,7 @@ from edge_eds.energy.network import HEADS
 from edge_eds.energy.settings import Steering
 from edge_eds.errors import PromptTooLongError
 from edge_eds.runtime.energies import ModelFiles
-from edge_eds.runtime.trace import Trace, trace_of
+from edge_eds.runtime.trace import Trace, taken_of
 
 PLAIN_ANSWER, STEERED_ANSWER = "Sorry, I can't help.", "Use the kill command."
 
@@ -72,7 +72,7 @@ class FakeLlama:
             (0, 0, 9, fr, 3.0, -1.0, 3, 0.15),
             (0, 1, 9, fr, 0.5, 0.5, 0, 0.0),
         ]
-        return Trace(trace_of(rows), gate="benign", gate_score=-2.0)
+        return Trace(taken_of(rows), gate="benign", gate_score=-2.0)
 
     def close(self) -> None:
         """Nothing to free."""

@@ -28,7 +28,7 @@ from edge_eds.reports.evaluation import table
 from edge_eds.runtime.batch_run import Generation
 from edge_eds.runtime.chat_prompt import Message
 from edge_eds.runtime.energies import ModelFiles
-from edge_eds.runtime.trace import Trace, trace_of
+from edge_eds.runtime.trace import Trace, taken_of
 
 REFUSAL = "I'm sorry, but I can't assist with that."
 PARTIAL = "I can't assist with that. However, here are some tips: 1. Rest."
@@ -113,7 +113,7 @@ class FakeRunner:
     def _trace(number: int) -> Trace:
         # two touched tokens for the first prompt, and nothing for the others
         touched = [(0, offset, 5, HEADS.index("fr"), 2.0, 1.0, 3, 0.1) for offset in (0, 1)]
-        records = trace_of(touched if number == 0 else [])
+        records = taken_of(touched if number == 0 else [])
         return Trace(
             records, gate=("benign", "harmful", "uncertain")[min(number, 2)], gate_score=0.5 * number
         )

@@ -18,7 +18,7 @@ from edge_eds.runtime.outlook import look, reset_slot
 from edge_eds.runtime.parallel import ParallelLlama, Rows, common_prefix
 from edge_eds.runtime.program import HookProgram, capturing
 from edge_eds.runtime.scoring import log_prob
-from edge_eds.runtime.trace import Trace
+from edge_eds.runtime.trace import Trace, records_of
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -263,14 +263,14 @@ class BatchRun:
         if self.program is None or not self.program.steers_answers:
             return
         source = self.program.host or self.hook
-        records = source.take_trace()
+        records = records_of(source.take_trace())
         for slot, sequence in self.active.items():
             if sequence.plainly and sequence.due is None:
                 continue
             own = records[records["slot"] == slot]
             if (own["offset"] == 0).any():  # for the second time, where the first look had it decoded again
                 sequence.trace.rewind(0)
-            sequence.trace.append(own)
+            sequence.trace.append(own.tobytes())
             sequence.trace.note_gate(*source.gate_state(slot))
 
     def _is_over(self, sequence: AnswerInProgress) -> bool:

@@ -17,7 +17,7 @@ from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.network import HEADS, Subspace, descend
 from edge_eds.energy.settings import GateSpec, SteeringSpec
 from edge_eds.errors import SteeringError
-from edge_eds.runtime.trace import DECISIONS, trace_of
+from edge_eds.runtime.trace import DECISIONS, taken_of
 
 _BENIGN, _HARMFUL = DECISIONS.index("benign"), DECISIONS.index("harmful")
 _UNGATED, _UNCERTAIN = DECISIONS.index("ungated"), DECISIONS.index("uncertain")
@@ -107,10 +107,10 @@ class OnnxSteering:
         read = slot in self._decisions
         return read, self._scores.get(slot, 0.0), self._decisions.get(slot, _UNCERTAIN)
 
-    def take_trace(self) -> np.ndarray:
-        """Records since the last call."""
+    def take_trace(self) -> bytes:
+        """Records since the last call, as the native hook gives them."""
         records, self._records = self._records, []
-        return trace_of(records)
+        return taken_of(records)
 
     def _layer_function(self, il: int) -> Callable[[FloatArray], None]:
         def edit(rows: FloatArray) -> None:

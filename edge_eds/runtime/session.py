@@ -115,12 +115,14 @@ class EdgeLlama(Llama):
         # llama.cpp rounds n_ctx up, and llama_cpp.Llama keeps room for as many tokens as were asked for.
         self._n_ctx = min(self._n_ctx, len(self.input_ids))
         self._name = uuid.uuid4().hex  # programs of another session steer with other energies
+        self._origin = _PLAIN  # under what rows are decoded now; equal ones make equal rows of equal tokens
         self._made_under = _UNKNOWN  # origin of the rows in the KV cache
         self._n_reusable = 0  # leading rows that this origin would make again
         self._answer_start: int | None = None  # position of the prompt's last token; None until it is decoded
         self._message = NO_MESSAGE  # positions of the message that the answer is to, where the gate reads it
         self._messages = MessageFinder(self)
         self._trace = Trace()
+        self._traced = -1  # the last position that the trace knows
         self.layers: tuple[LayerProbe, ...] = probe_layers(self, self._hook)
         self._steering = steering or Steering(strength=0 if self._energy_file is None else 1)
         self._set_program(self._steering_program(self._steering))
@@ -222,15 +224,11 @@ class EdgeLlama(Llama):
     def _set_program(self, program: HookProgram | None) -> None:
         self._hook.set_program(program.native() if program else None)
         self._program = program
+        self._origin = _PLAIN if program is None else f"{self._name}/{program.key}"
         self._forget_gate()
 
     def _forget_gate(self) -> None:
         reset_slot(self._hook, self._program, _SLOT)
-
-    @property
-    def _origin(self) -> str:
-        """What rows that are decoded now are made under; equal origins make equal rows of equal tokens."""
-        return _PLAIN if self._program is None else f"{self._name}/{self._program.key}"
 
     def _steering_program(self, steering: Steering) -> HookProgram | None:
         if self._energy_file is None:
@@ -439,7 +437,7 @@ class EdgeLlama(Llama):
         self._answer_start = len(prompt) - 1
         message = self.message_read(self._program, prompt)
         self._message = range(max(message.start, n_decoded), max(message.stop, n_decoded))
-        self._trace = Trace()
+        self._trace, self._traced = Trace(), -1
         self._forget_gate()
 
     def _drop_foreign_rows(self) -> None:
@@ -470,9 +468,10 @@ class EdgeLlama(Llama):
         message = range(max(self._message.start, first), min(self._message.stop, first + n_rows))
         start = self._answer_start
         answer = [i for i in range(max(start, first), first + n_rows) if program.acts_at(i - start)]
-        positions = np.array([*message, *answer], dtype=np.int32)
-        rows, offsets = positions - first, positions - start
-        slots = np.full(len(rows), _SLOT, dtype=np.int32)
+        planned = [*message, *answer]
+        rows = np.array([position - first for position in planned], dtype=np.int32)
+        offsets = np.array([position - start for position in planned], dtype=np.int32)
+        slots = np.array([_SLOT] * len(planned), dtype=np.int32)
         with armed(self._hook, program, n_rows, rows, slots, offsets):
             yield
         if not program.repeatable:
@@ -482,7 +481,9 @@ class EdgeLlama(Llama):
             self._note_rows(first, n_rows if written < 0 else written)
         if program.steers_answers and answer:
             source = program.host or self._hook
-            self._trace.rewind(answer[0] - start)  # a draft's rows that were taken back
+            if answer[0] <= self._traced:  # a draft's rows that were taken back, or a second look
+                self._trace.rewind(answer[0] - start)
+            self._traced = answer[-1]
             self._trace.append(source.take_trace())
             self._trace.note_gate(*source.gate_state(_SLOT))
 

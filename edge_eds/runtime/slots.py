@@ -31,7 +31,7 @@ from edge_eds.runtime.parallel import ParallelLlama, Rows
 from edge_eds.runtime.program import HookProgram, capturing
 from edge_eds.runtime.sampling import TokenSampling, make_sampler
 from edge_eds.runtime.session import EdgeLlama
-from edge_eds.runtime.trace import Trace
+from edge_eds.runtime.trace import Trace, records_of
 
 _N_BATCH = 512
 MAX_PARALLEL = 64
@@ -492,10 +492,10 @@ class Slots:
         if program is None:
             return
         source = program.host or self._hook
-        records = source.take_trace()
+        records = records_of(source.take_trace())
         for answer in answers:
             if answer._program is program and self._steers(answer, len(answer.tokens)):
-                answer.trace.append(records[records["slot"] == answer._slot.index])
+                answer.trace.append(records[records["slot"] == answer._slot.index].tobytes())
                 answer.trace.note_gate(*source.gate_state(answer._slot.index))
 
     def _choose(self, answer: Answering, row: int) -> None:

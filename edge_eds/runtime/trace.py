@@ -6,7 +6,7 @@ Filled by the session while it decodes; read through `EdgeLlama.last_trace`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from edge_eds.energy.network import GATE_HEADS, HEADS
 _GATE_NUMBERS = [HEADS.index(head) for head in GATE_HEADS]
 DECISIONS = ("uncertain", "benign", "harmful", "ungated")  # by the native core's decision number 0..3
 
-TRACE_DTYPE = np.dtype(
+Records = np.ndarray[Any, np.dtype[Any]]
+TRACE_DTYPE = np.dtype(  # trace_record of native/src/trace.h
     [
         ("slot", "i4"),
         ("offset", "i4"),  # 0 = the prompt's last token, 1 = the first new token
@@ -41,7 +42,6 @@ class TokenTrace:
     touched: bool  # any layer was written
 
 
-@dataclass
 class Trace:
     """The trace of one answer.
 
@@ -50,19 +50,26 @@ class Trace:
     gate. refusal_in_sight: whether the plain model was about to refuse; None where nothing asked.
     """
 
-    records: np.ndarray[Any, np.dtype[Any]] = field(default_factory=lambda: np.zeros(0, TRACE_DTYPE))
-    gate: str | None = None
-    gate_score: float | None = None
-    refusal_in_sight: bool | None = None
+    def __init__(self, taken: bytes = b"", gate: str | None = None, gate_score: float | None = None) -> None:
+        self.gate = gate
+        self.gate_score = gate_score
+        self.refusal_in_sight: bool | None = None
+        self._taken = [taken]  # of one decode after the other; made records of when asked for, not at each token
 
-    def append(self, records: np.ndarray[Any, np.dtype[Any]]) -> None:
-        """Add the records of one decode."""
-        if len(records):
-            self.records = np.concatenate([self.records, records.astype(TRACE_DTYPE, copy=False)])
+    @property
+    def records(self) -> Records:
+        """Every reading and descent: (n,) of TRACE_DTYPE."""
+        self._taken = [b"".join(self._taken)]
+        return records_of(self._taken[0])
+
+    def append(self, taken: bytes) -> None:
+        """Add what `take_trace` gave after one decode."""
+        self._taken.append(taken)
 
     def rewind(self, offset: int) -> None:
         """Forget the tokens from this offset on: their rows are decoded again, perhaps as other tokens."""
-        self.records = self.records[self.records["offset"] < offset]
+        records = self.records
+        self._taken = [records[records["offset"] < offset].tobytes()]
 
     def note_gate(self, read: bool, score: float, decision: int) -> None:
         """Take over what the hook says of the gate: an index into DECISIONS, and the score if it was read."""
@@ -72,9 +79,9 @@ class Trace:
             self.gate, self.gate_score = DECISIONS[decision], score
 
     @property
-    def descents(self) -> np.ndarray[Any, np.dtype[Any]]:
+    def descents(self) -> Records:
         """Records of descents, without the gate's readings."""
-        records: np.ndarray[Any, np.dtype[Any]] = self.records[~np.isin(self.records["head"], _GATE_NUMBERS)]
+        records: Records = self.records[~np.isin(self.records["head"], _GATE_NUMBERS)]
         return records
 
     @property
@@ -105,7 +112,7 @@ class Trace:
         return float(written[name].mean()) if len(written) else None
 
     @staticmethod
-    def _token(records: np.ndarray[Any, np.dtype[Any]]) -> TokenTrace:
+    def _token(records: Records) -> TokenTrace:
         return TokenTrace(
             offset=int(records["offset"][0]),
             energy_before=float(records["energy_before"].mean()),
@@ -115,6 +122,11 @@ class Trace:
         )
 
 
-def trace_of(rows: Iterable[tuple[Any, ...]]) -> np.ndarray[Any, np.dtype[Any]]:
-    """Records (n,) from tuples in TRACE_DTYPE's order."""
-    return np.array(list(rows), dtype=TRACE_DTYPE)
+def records_of(taken: bytes) -> Records:
+    """What `take_trace` gave as records (n,)."""
+    return np.frombuffer(taken, TRACE_DTYPE)
+
+
+def taken_of(rows: Iterable[tuple[Any, ...]]) -> bytes:
+    """What `take_trace` gives for records as tuples in TRACE_DTYPE's order."""
+    return np.array(list(rows), dtype=TRACE_DTYPE).tobytes()

@@ -5,7 +5,7 @@
 
 namespace edge_eds {
 
-// Laid out as the NumPy dtype that the binding hands out; every field is four bytes, so there is no padding.
+// Laid out as the NumPy dtype TRACE_DTYPE of edge_eds/runtime/trace.py; every field is four bytes, so there is no padding.
 struct trace_record {
     int32_t slot;
     int32_t offset; // token index relative to the prompt's end: 0 = the prompt's last token
