@@ -146,9 +146,9 @@ void bind_hook(nb::module_ & m) {
             },
             "[(il, n_embd, n_rows, n_bytes)] in the order met; n_embd is 0 where there were no rows")
         .def("take_trace", &py_hook::take_trace,
-             "The records since the last call, 32 bytes each (edge_eds.runtime.trace.records_of): (slot, offset, layer, head (index into "
-             "HEADS), energy_before, energy_after,\n"
-             "steps, shift = |new h - h| / |h|). Gate readings have a head harm or harm_message, steps 0 and energy_after = "
+             "The records since the last call, 32 bytes each (edge_eds.runtime.trace.records_of): slot, offset, layer,\n"
+             "head (index into HEADS), energy_before, energy_after, steps, shift = |new h - h| / |h|.\n"
+             "Gate readings have a head harm or harm_message, steps 0 and energy_after = "
              "energy_before.")
         .def_prop_ro(
             "rows_written", [](const py_hook & self) { return self.core.rows_written(); },

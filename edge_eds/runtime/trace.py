@@ -6,7 +6,7 @@ Filled by the session while it decodes; read through `EdgeLlama.last_trace`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,19 +42,25 @@ class TokenTrace:
     touched: bool  # any layer was written
 
 
+@dataclass(eq=False)
 class Trace:
     """The trace of one answer.
 
-    gate: "benign" (E_fr is descended), "harmful" (E_jb is descended), "uncertain" (nothing is), "ungated", or
-    None while it has not been read. gate_score: what the gate compared with its thresholds; None without a
-    gate. refusal_in_sight: whether the plain model was about to refuse; None where nothing asked.
+    taken: what `take_trace` gave so far.
+    gate: "benign" (E_fr is descended), "harmful" (E_jb is descended), "uncertain" (nothing is), "ungated", or None
+    while it has not been read.
+    gate_score: what the gate compared with its thresholds; None without a gate.
+    refusal_in_sight: whether the plain model was about to refuse; None where nothing asked.
     """
 
-    def __init__(self, taken: bytes = b"", gate: str | None = None, gate_score: float | None = None) -> None:
-        self.gate = gate
-        self.gate_score = gate_score
-        self.refusal_in_sight: bool | None = None
-        self._taken = [taken]  # of one decode after the other; made records of when asked for, not at each token
+    taken: InitVar[bytes] = b""
+    gate: str | None = None
+    gate_score: float | None = None
+    refusal_in_sight: bool | None = None
+    _taken: list[bytes] = field(init=False, repr=False)  # of each decode; records when asked for, not at each token
+
+    def __post_init__(self, taken: bytes) -> None:
+        self._taken = [taken]
 
     @property
     def records(self) -> Records:
