@@ -11,6 +11,7 @@
 #include <immintrin.h>
 
 #include <cmath>
+#include <cstring>
 
 namespace edge_eds {
 namespace {
@@ -98,16 +99,53 @@ SIMD double total(sums s) {
     return _mm512_reduce_add_pd(_mm512_add_pd(s.low, s.high));
 }
 
+typedef __m512i short_vec;
+typedef __m512i long_vec;
+
+SIMD short_vec load_codes(const int8_t * p) {
+    return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *) p));
+}
+SIMD short_vec load_codes_part(const int8_t * p, int64_t n) {
+    return _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(~(__mmask32) 0 >> (2 * n_lanes - n), p));
+}
+SIMD short_vec load_shorts(const int16_t * p) {
+    return _mm512_loadu_si512(p);
+}
+SIMD void store_shorts(int16_t * p, short_vec a) {
+    _mm512_storeu_si512(p, a);
+}
+SIMD short_vec rounded(vec a, vec b) {
+    const __m256i low  = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(a));
+    const __m256i high = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(b));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+SIMD long_vec zero_longs() {
+    return _mm512_setzero_si512();
+}
+SIMD long_vec add_products(long_vec sum, short_vec a, short_vec b) {
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
+}
+SIMD void add_two_rows(long_vec (&sum)[2], short_vec a, short_vec b, const int16_t * factors) {
+    int32_t both;
+    std::memcpy(&both, factors, sizeof(both));
+    const __m512i pair = _mm512_set1_epi32(both);
+    sum[0]             = add_products(sum[0], _mm512_unpacklo_epi16(a, b), pair);
+    sum[1]             = add_products(sum[1], _mm512_unpackhi_epi16(a, b), pair);
+}
+SIMD void lanes_in_order(long_vec (&sum)[2]) { // unpacking goes by quarters
+    const __m512i low_half  = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+    const __m512i high_half = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    const __m512i low       = _mm512_permutex2var_epi64(sum[0], low_half, sum[1]);
+    sum[1]                  = _mm512_permutex2var_epi64(sum[0], high_half, sum[1]);
+    sum[0]                  = low;
+}
+SIMD vec to_float(long_vec a) {
+    return _mm512_cvtepi32_ps(a);
+}
+
 #include "kernels_simd.h"
 
-// in 8 bits as AVX2, which every machine with AVX-512 has
-void coded_affine(const matrix & w, const float * bias, const float * const * x, float * const * y, int n_rows) {
-    avx2_kernels.coded_affine(w, bias, x, y, n_rows);
-}
-
-void coded_add_transposed(const matrix & w, const float * const * y, float * const * x, int n_rows) {
-    avx2_kernels.coded_add_transposed(w, y, x, n_rows);
-}
+#include "kernels_coded.h"
 
 } // namespace
 

@@ -15,6 +15,7 @@
 const int64_t inputs_a_scale  = 256;
 const int64_t outputs_a_scale = 16;   // greatest sum of a block: 256 * 127 * 32767 < 2^31
 const int64_t inputs_at_once  = 4096; // in 16 bits on the stack
+const int64_t factors_kept    = outputs_a_scale < 2 * n_lanes ? 2 * n_lanes : outputs_a_scale; // whole vectors
 
 struct rounded_inputs {
     int16_t shorts[inputs_at_once];
@@ -173,7 +174,7 @@ static SIMD_TARGET void coded_affine(const matrix & w, const float * bias, const
 // n_v times 2 * n_lanes places from x[r] + i on, of which n are there of each:
 // x[r] += scale[r] * sum_k factors[r][k] * codes[k] over n_o outputs
 template <int n_v, int n_r>
-SIMD void add_coded_columns(const int8_t * codes, int64_t step, int64_t n_o, const int16_t (*factors)[outputs_a_scale],
+SIMD void add_coded_columns(const int8_t * codes, int64_t step, int64_t n_o, const int16_t (*factors)[factors_kept],
                             const float * scale, float * const * x, int64_t i, int64_t n) {
     long_vec sum[n_r][n_v][2];
     for (int r = 0; r < n_r; ++r) {
@@ -205,7 +206,7 @@ SIMD void add_coded_columns(const int8_t * codes, int64_t step, int64_t n_o, con
 }
 
 template <int n_r>
-SIMD void add_coded_block(const int8_t * codes, int64_t step, int64_t n_o, const int16_t (*factors)[outputs_a_scale],
+SIMD void add_coded_block(const int8_t * codes, int64_t step, int64_t n_o, const int16_t (*factors)[factors_kept],
                           const float * scale, float * const * x, int64_t n) {
     int64_t i = 0;
     if (n_o == outputs_a_scale) { // a number that the compiler knows
@@ -222,7 +223,7 @@ SIMD void add_coded_block(const int8_t * codes, int64_t step, int64_t n_o, const
 // Outputs from the last to the first: what a product with W has read last is in the cache still, and what is read last
 // here the next product begins with.
 static SIMD_TARGET void coded_add_transposed(const matrix & w, const float * const * y, float * const * x, int n_rows) {
-    int16_t factors[max_rows_at_once][outputs_a_scale];
+    int16_t factors[max_rows_at_once][factors_kept];
     float scale[max_rows_at_once];
     for (int64_t o = (w.n_out - 1) / outputs_a_scale * outputs_a_scale; o >= 0; o -= outputs_a_scale) {
         const int64_t n_o = w.n_out - o < outputs_a_scale ? w.n_out - o : outputs_a_scale;
