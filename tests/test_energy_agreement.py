@@ -19,7 +19,7 @@ from energy_examples import (
 
 from edge_eds.energy.engines import EnergyEngine, NativeEngine, OnnxEngine, make_engine
 from edge_eds.energy.file import EnergyFile
-from edge_eds.energy.network import EnergyModel, LayerEnergy, in_half_precision
+from edge_eds.energy.network import EnergyModel, LayerEnergy
 
 SHAPES = {
     "linear": ((), False),
@@ -137,9 +137,9 @@ def test_native_core_agrees_on_directions_in_half_precision(name: str) -> None:
     """As a fit makes them; the core then reads half the bytes."""
     layer = make_layer(name, True)
     assert layer.subspace is not None
-    P = in_half_precision(layer.subspace.P)
-    assert not np.array_equal(P, layer.subspace.P)
-    layer = replace(layer, subspace=replace(layer.subspace, P=P))
+    subspace = layer.subspace.in_half_precision()
+    assert not np.array_equal(subspace.P, layer.subspace.P)
+    layer = replace(layer, subspace=subspace)
     assert_engine_agrees(make_engine(file_of(layer), "native"), layer)
 
 

@@ -93,14 +93,13 @@ def test_subspace_is_principal(n: int, n_embd: int) -> None:
     H = H.astype(np.float32)
     subspace = fit_subspace(H, 6)
     assert subspace.P.shape == (6, n_embd)
-    assert np.array_equal(subspace.P, subspace.P.astype(np.float16))
-    np.testing.assert_allclose(subspace.P @ subspace.P.T, np.eye(6), atol=2**-11)  # half precision rounds by so much
+    np.testing.assert_allclose(subspace.P @ subspace.P.T, np.eye(6), atol=1e-5)
     Z = subspace.project(H.astype(np.float64))
     np.testing.assert_allclose(Z.mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(Z.T @ Z / n, np.eye(6), atol=1e-3)
     _, spread, rows = np.linalg.svd(H - H.mean(axis=0), full_matrices=False)
     np.testing.assert_allclose(subspace.s, spread[:6] / n**0.5, rtol=1e-4)
-    np.testing.assert_allclose(np.abs((subspace.P * rows[:6]).sum(axis=1)), 1, atol=2**-11)
+    np.testing.assert_allclose(np.abs((subspace.P * rows[:6]).sum(axis=1)), 1, atol=1e-4)
     assert (subspace.P[np.arange(6), np.abs(subspace.P).argmax(axis=1)] > 0).all()
 
 

@@ -115,7 +115,9 @@ def test_what_was_trained_is_read_again_and_a_part_of_it_is_nothing(tmp_path: Pa
         assert (list(again.by_rank), again.gate, again.heads) == ([8, 4], first.gate, first.heads)
         for rank, energies in again.by_rank.items():
             for il in first.steer_layers:
-                assert energies.layers[il].subspace is not None and energies.layers[il].subspace.rank == rank
+                subspace = energies.layers[il].subspace
+                assert subspace is not None and subspace.rank == rank
+                assert np.array_equal(subspace.P, subspace.P.astype(np.float16))  # which the native core reads as such
                 same = (model.energy(il, "fr", data.layer(il)) for model in (energies, first.by_rank[rank]))
                 np.testing.assert_array_equal(*same)
     (tmp_path / "trained-4.energy.onnx").unlink()  # as if killed between the two

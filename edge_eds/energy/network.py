@@ -159,14 +159,6 @@ class HeadWeights:
         return x @ self.w + self.c, saved
 
 
-def in_half_precision(P: FloatArray) -> Float32Array:
-    """The nearest directions in half precision, as float32.
-
-    The native core keeps what loses nothing by it in half precision, and reading P is most of what steering costs.
-    """
-    return P.astype(np.float16).astype(np.float32)
-
-
 @dataclass(frozen=True, eq=False)
 class Subspace:
     """The r directions in which real states of one layer vary: z = (P (h - mu)) / s.
@@ -200,6 +192,13 @@ class Subspace:
     def first(self, rank: int) -> Subspace:
         """The first `rank` of the directions."""
         return Subspace(self.mu, self.P[:rank], self.s[:rank])
+
+    def in_half_precision(self) -> Subspace:
+        """With the nearest directions in half precision, as float32.
+
+        The native core keeps what loses nothing by it in half precision, and reading P is most of what steering costs.
+        """
+        return Subspace(self.mu, self.P.astype(np.float16), self.s)
 
     def project(self, H: FloatArray) -> FloatArray:
         """Z (n, r) of rows H (n, n_embd)."""

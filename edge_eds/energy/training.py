@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from edge_eds.energy.calibration import BoolArray, auc, require_both
-from edge_eds.energy.network import LAYER_NORM_EPS, FloatArray, HeadWeights, HiddenLayer, Subspace, in_half_precision
+from edge_eds.energy.network import LAYER_NORM_EPS, FloatArray, HeadWeights, HiddenLayer, Subspace
 from edge_eds.errors import InputError, SettingsError
 
 LOSSES = ("logistic", "infonce")
@@ -137,7 +137,7 @@ def fit_subspace(H: FloatArray, rank: int) -> Subspace:
             f"{n} states vary in {n_directions} directions, expected {rank}: collect more, or lower the rank"
         )
     P = P * np.sign(P[np.arange(rank), np.abs(P).argmax(axis=1)])[:, None]
-    return Subspace(mu.astype(np.float32), in_half_precision(P), spread[:rank].astype(np.float32))
+    return Subspace(mu.astype(np.float32), P.astype(np.float32), spread[:rank].astype(np.float32))
 
 
 def split_rows(

@@ -175,7 +175,8 @@ def train(
     n_train, n_embd = int(labels.train.sum()), collection.fingerprint.n_embd
     ranks = tuple(dict.fromkeys(min(rank, n_train - 1, n_embd // 2) for rank in settings.steer_ranks))
     jobs = [(rank, il, head) for rank in ranks for il in steer_layers for head in steered_heads]
-    subspaces = {il: fit_subspace(collection.layer(il)[labels.train], max(ranks)) for il in steer_layers}
+    fitted = {il: fit_subspace(collection.layer(il)[labels.train], max(ranks)) for il in steer_layers}
+    subspaces = {il: subspace.in_half_precision() for il, subspace in fitted.items()}
     heads: dict[tuple[int, int], dict[str, HeadWeights]] = {}
     for done, (rank, il, head) in enumerate(jobs):
         if on_progress:

@@ -16,15 +16,7 @@ import numpy.typing as npt
 from edge_eds import _native
 from edge_eds.energy.file import EnergyFile
 from edge_eds.energy.fingerprint import ModelFingerprint
-from edge_eds.energy.network import (
-    GATE_HEADS,
-    EnergyModel,
-    HeadWeights,
-    HiddenLayer,
-    LayerEnergy,
-    Subspace,
-    in_half_precision,
-)
+from edge_eds.energy.network import GATE_HEADS, EnergyModel, HeadWeights, HiddenLayer, LayerEnergy, Subspace
 from edge_eds.energy.settings import GateSpec, SteeringSpec
 
 _OPEN = 1e6  # a bound that every score is below
@@ -137,10 +129,11 @@ def work_per_token(file: EnergyFile) -> Work:
         net = layer.heads[file.spec.heads[0]]
         n_hidden = sum(block.W.size for block in net.hidden)
         n_net = n_hidden + net.w.size
-        n_basis = 0 if layer.subspace is None else layer.subspace.P.size
         n_bytes += (1 if n_hidden > _native.LARGE_NET else 4) * n_hidden + 4 * net.w.size
+        n_basis = 0
         if layer.subspace is not None:
-            halves = np.array_equal(layer.subspace.P, in_half_precision(layer.subspace.P))
+            n_basis = layer.subspace.P.size
+            halves = np.array_equal(layer.subspace.P, layer.subspace.in_half_precision().P)
             n_bytes += (2 if halves else 4) * n_basis
         # P once down and once back; forward and backward through the net at each step, and the energy at the end
         multiply_adds += 2 * n_basis + (2 * file.spec.steps + 1) * n_net
@@ -160,7 +153,7 @@ def _net(rng: np.random.Generator, n_in: int, form: EnergyForm) -> HeadWeights:
 
 def _subspace(rng: np.random.Generator, n_embd: int, rank: int) -> Subspace:
     directions = np.linalg.qr(_normal(rng, n_embd, rank))[0].T
-    return Subspace(np.zeros(n_embd, np.float32), in_half_precision(directions), np.ones(rank, np.float32))
+    return Subspace(np.zeros(n_embd, np.float32), directions, np.ones(rank, np.float32)).in_half_precision()
 
 
 def _normal(rng: np.random.Generator, *shape: int) -> npt.NDArray[np.float32]:
